@@ -1,0 +1,46 @@
+"""What can be wrong with a configuration, and where."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class ProblemKind(Enum):
+    """What a problem stops (design.md 2)."""
+
+    TEXT = "text"
+    """Wrong in the file: nothing of the file is accepted."""
+    OPTION = "option"
+    """An option the binary does not know: refuses a reload; at a start it fails its server only."""
+    WORLD = "world"
+    """Wrong on the machine (model not there, binary missing): fails its server; refuses a reload that would stop a running one."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a file; line and column count from 1."""
+
+    file: Path
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `path` is the key path (`servers.qwen.args.ctx-size`); `server` the server it
+    concerns, where it concerns one; `hint` what to do, where the message does not already say it.
+    """
+
+    position: Position
+    path: str
+    message: str
+    kind: ProblemKind = ProblemKind.TEXT
+    server: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.position}: {self.path}: " if self.path else f"{self.position}: "
+        return where + self.message + (f" ({self.hint})" if self.hint else "")

@@ -1,0 +1,1 @@
+"""The control socket: verbs, their shapes, and the client."""

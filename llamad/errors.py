@@ -1,0 +1,62 @@
+"""The failures a caller can act on; each carries what a person needs and the exit code a script gets (sysexits.h)."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the `llamad` command ends with."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 64
+    UNAVAILABLE = 69
+    NOT_ALLOWED = 77
+    CONFIG = 78
+
+
+class LlamadError(Exception):
+    """Something an operator can mend: `message` says what is wrong and where, `hint` what to do about it."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+
+
+class UsageError(LlamadError):
+    """The command line is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(LlamadError):
+    """The configuration was not accepted; nothing was changed."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class UnavailableError(LlamadError):
+    """The daemon is not there, or not able to answer."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class NotAllowedError(LlamadError):
+    """Who asks may not."""
+
+    exit_code = ExitCode.NOT_ALLOWED
+
+
+class UnknownServerError(LlamadError):
+    """No server has that name or alias; `known` names those there are."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        there = ", ".join(known) if known else "none is configured"
+        super().__init__(f"no server is called {name!r}", hint=f"there is: {there}" if known else there)
+        self.name = name
+        self.known = known

@@ -1,0 +1,1 @@
+"""The OpenAI port: connections, bytes, queues, and which server answers."""
