@@ -60,3 +60,16 @@ class UnknownServerError(LlamadError):
         super().__init__(f"no server is called {name!r}", hint=f"there is: {there}" if known else there)
         self.name = name
         self.known = known
+
+
+class ServerDownError(LlamadError):
+    """A server has no ready replica and will not have one soon. `cause` is the failure's short name
+    (`out-of-gpu-memory`, `stopped`), `retry_after` the seconds after which asking again makes sense, if ever.
+    """
+
+    exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, message: str, *, cause: str, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
+        self.retry_after = retry_after

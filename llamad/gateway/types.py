@@ -1,0 +1,156 @@
+"""The words that the parts of the gateway say to each other. No logic."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llamad.config.model import ServerConfig
+from llamad.servers.board import Board, Replica
+from llamad.servers.traffic import Traffic
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case, in the order they came."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request's head after strict parsing. `path` is decoded from nothing: it is the target up to `?`, as sent."""
+
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    version: tuple[int, int]
+    request_id: str
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer that the gateway gives itself. Content-Length and Date are added by whoever writes it."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = b"application/json"
+    headers: Headers = field(default_factory=list)
+    close: bool = False
+    """Whether the connection ends after it (its state is not defined any more)."""
+
+
+@dataclass(slots=True)
+class ToServer:
+    """Relay the request to a replica of `server`, asking it for `target` (path and query)."""
+
+    server: str
+    target: str
+
+
+@dataclass(slots=True)
+class Local:
+    """Answer by calling `handle` (it may wait: a scrape of every server)."""
+
+    handle: Callable[[], Awaitable[Answer]]
+
+
+Route = ToServer | Local | Answer
+
+
+@dataclass(slots=True)
+class Refusal:
+    """Why a request gets no replica: an OpenAI-shaped error to be."""
+
+    status: int
+    kind: str
+    message: str
+    retry_after: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Lease(Protocol):
+    """The right to send one request to one replica; give it back exactly once."""
+
+    @property
+    def replica(self) -> Replica:
+        """Where to send it."""
+        ...
+
+    def release(self) -> None:
+        """The request is over, however it ended."""
+        ...
+
+
+class Ticket(Protocol):
+    """A place in a server's queue."""
+
+    def cancel(self) -> None:
+        """Whoever waits has left; nothing is called any more."""
+        ...
+
+
+class Admission(Protocol):
+    """Who may send a request where, and who waits."""
+
+    def ask(
+        self, server: str, key: str | None, decided: Callable[[Lease | Refusal], None], *, retry: bool = False
+    ) -> Lease | Refusal | Ticket:
+        """Ask for a replica of `server` on behalf of key `key` (its name). Answers at once with a Lease or a Refusal
+        where it can; else the request waits, and `decided` is called later, once, unless the ticket is cancelled.
+        `retry` puts a request whose upstream died before the first byte of the answer at the head of the queue.
+        """
+        ...
+
+
+class Backends(Protocol):
+    """What the gateway needs of the fleet."""
+
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def configs(self) -> Mapping[str, ServerConfig]:
+        """The accepted servers; a new mapping object after each reload."""
+        ...
+
+    def traffic(self, server: str) -> Traffic:
+        """The traffic record of a server in `configs`; the gateway is its only writer."""
+        ...
+
+    async def ensure_ready(self, server: str) -> None:
+        """Start `server` if nothing of it runs (making way for it first), and return when one replica is ready.
+        Raises ServerDownError (message, hint, cause, retry_after) where it cannot be. Many callers start it once.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request as the access log and the metrics see it; filled in along the way. Times are the loop's clock."""
+
+    head: RequestHead
+    began: float
+    peer: str = ""
+    key: str | None = None
+    """The name of the API key, never the key."""
+    server: str | None = None
+    replica: int | None = None
+    status: int = 0
+    queued_s: float = 0.0
+    first_byte: float | None = None
+    ended: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    retries: int = 0
+    stream: bool = False
+    error: str | None = None
+    """What went wrong after the head was sent: `client-left`, `upstream-died`."""
+    tail: bytes = b""
+    """The last bytes of the answer's body (bounded), where `usage` and `timings` stand."""
