@@ -52,6 +52,8 @@ class ToServer:
 
     server: str
     target: str
+    authorization: bytes | None = None
+    """The value of the Authorization header for the server itself (an external one may ask a key)."""
 
 
 @dataclass(slots=True)
@@ -154,3 +156,40 @@ class Exchange:
     """What went wrong after the head was sent: `client-left`, `upstream-died`."""
     tail: bytes = b""
     """The last bytes of the answer's body (bounded), where `usage` and `timings` stand."""
+
+
+class Policy(Protocol):
+    """What the data path asks of whoever decides: keys, routes, queues, errors and records. Nothing here waits."""
+
+    @property
+    def admission(self) -> Admission: ...
+
+    def authorize(self, head: RequestHead) -> str | None | Answer:
+        """The name of the client's key, None where no key is asked, or the 401 it gets."""
+        ...
+
+    def needs_body(self, head: RequestHead) -> bool:
+        """Whether the route depends on the body; `route` is then called with it, else with None before it comes."""
+        ...
+
+    def route(self, head: RequestHead, body: bytes | None) -> Route:
+        """Where the request goes, or the answer it gets."""
+        ...
+
+    def error(
+        self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None
+    ) -> Answer:
+        """An error in the OpenAI shape; `headers` join the answer's."""
+        ...
+
+    def begin(self, head: RequestHead, peer: str) -> Exchange:
+        """A request came from `peer` (an IP address, or `unix`); its head was accepted, or is a stub for a malformed one."""
+        ...
+
+    def finished(self, exchange: Exchange) -> None:
+        """The request is over; called exactly once for what `begin` gave."""
+        ...
+
+    def cors(self, head: RequestHead) -> Headers:
+        """The Access-Control headers of the answer; the upstream's own are dropped."""
+        ...
