@@ -102,11 +102,18 @@ class Admission(Protocol):
     """Who may send a request where, and who waits."""
 
     def ask(
-        self, server: str, key: str | None, decided: Callable[[Lease | Refusal], None], *, retry: bool = False
+        self,
+        server: str,
+        key: str | None,
+        decided: Callable[[Lease | Refusal], None],
+        *,
+        retry: bool = False,
+        avoid: Replica | None = None,
     ) -> Lease | Refusal | Ticket:
         """Ask for a replica of `server` on behalf of key `key` (its name). Answers at once with a Lease or a Refusal
         where it can; else the request waits, and `decided` is called later, once, unless the ticket is cancelled.
-        `retry` puts a request whose upstream died before the first byte of the answer at the head of the queue.
+        `retry` puts a request whose upstream died before the first byte of the answer at the head of the queue;
+        `avoid` is the replica it died on (`lease.replica`), which the board may still show as ready for an instant.
         """
         ...
 
