@@ -125,7 +125,7 @@ class Notifier:
         self._status: str | None = None
         self._is_ready = False
         self._is_stopping = False
-        self._failures: set[int | None] = set()  # errnos that were logged
+        self._has_failed = False  # and a line has said so
 
     def __enter__(self) -> Self:
         return self
@@ -259,8 +259,8 @@ class Notifier:
         try:
             self._sender.send(message, fds)
         except OSError as error:
-            if error.errno != errno.EAGAIN and error.errno not in self._failures:
-                self._failures.add(error.errno)
+            if error.errno != errno.EAGAIN and not self._has_failed:
+                self._has_failed = True
                 log.warning("cannot tell systemd %s: %s", message.partition("\n")[0], error.strerror)
             return False
         return True
