@@ -51,7 +51,7 @@ def _field(value: object) -> Field:
 
 def notice_of_loss(lines: int) -> logging.LogRecord:
     """A record saying that `lines` lines could not be written, to be written before the next one that can."""
-    message = f"{lines} log line{'s were' if lines > 1 else ' was'} lost: the log did not take them in time"
+    message = f"{lines} log line{'s were' if lines > 1 else ' was'} lost: the log took no more in time"
     return logging.makeLogRecord(
         {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": message, "event": "log-lost"}
     )

@@ -1,0 +1,79 @@
+"""Secrets stay out of messages, fields and tracebacks."""
+
+import pytest
+
+from llamad.host.logrecord import fields_of, message_of, traceback_of
+from llamad.host.redact import MAX_SECRETS, Redaction, redact
+from tests.host.records import a_record
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "clean"),
+    [
+        ("key sk-secret here", ["sk-secret"], "key *** here"),
+        ("sk-secret,sk-secret", ["sk-secret"], "***,***"),
+        ("nothing", [], "nothing"),
+        ("short abc", ["abc"], "short abc"),
+        ("abcdef-longer", ["abcdef", "abcdef-longer"], "***"),
+        ("a.c+d*(", ["a.c+d*("], "***"),
+        ("abcXdddd", ["abc.dddd"], "abcXdddd"),
+        ("", ["secret"], ""),
+    ],
+)
+def test_each_secret_is_masked_literally(text: str, secrets: list[str], clean: str) -> None:
+    assert redact(text, secrets) == clean
+
+
+def test_a_record_is_rewritten_where_a_secret_may_stand() -> None:
+    redaction = Redaction()
+    redaction.replace("api-keys", ["hunter2hunter2"])
+    record = a_record(
+        "key %s of %s",
+        "hunter2hunter2",
+        "bob",
+        server="qwen",
+        url="http://hunter2hunter2@x",
+        n=5,
+        error=KeyError("hunter2hunter2"),
+    )
+    assert redaction.filter(record)
+    assert message_of(record) == "key *** of bob"
+    assert fields_of(record) == {"server": "qwen", "url": "http://***@x", "n": 5}
+    traceback = traceback_of(record)
+    assert traceback is not None
+    assert traceback.endswith("KeyError: '***'")
+
+
+def test_a_record_without_arguments_may_hold_percent_signs() -> None:
+    redaction = Redaction()
+    redaction.replace("api-keys", ["hunter2hunter2"])
+    record = a_record("%s", "100 % of hunter2hunter2")
+    redaction.filter(record)
+    redaction.filter(record)
+    assert message_of(record) == "100 % of ***"
+
+
+def test_without_secrets_a_record_is_left_alone() -> None:
+    record = a_record("%s", "x")
+    assert Redaction().filter(record)
+    assert record.args == ("x",)
+    assert Redaction().clean("x") == "x"
+
+
+def test_a_source_replaces_its_own_and_only_its_own() -> None:
+    redaction = Redaction()
+    redaction.replace("api-keys", ["old-key", "other-key"])
+    redaction.replace("qwen", ["hf-token"])
+    redaction.replace("api-keys", ["new-key"])
+    assert redaction.clean("old-key new-key hf-token") == "old-key *** ***"
+    redaction.replace("qwen", [])
+    redaction.replace("api-keys", [])
+    assert redaction.clean("new-key hf-token") == "new-key hf-token"
+
+
+def test_the_set_is_bounded_and_too_many_are_not_silently_leaked() -> None:
+    redaction = Redaction()
+    redaction.replace("a", ["secret-a"])
+    with pytest.raises(ValueError, match=f"{MAX_SECRETS + 1} secrets are too many"):
+        redaction.replace("b", [f"key-{number:06}" for number in range(MAX_SECRETS)])
+    assert redaction.clean("secret-a key-000001") == "*** key-000001"
