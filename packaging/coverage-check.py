@@ -44,7 +44,7 @@ def main() -> int:
             short += 1
         elif file["summary"]["percent_covered"] < 100:
             lines = ", ".join(map(str, file["missing_lines"]))
-            branches = ", ".join(f"{a}->{b}" for a, b in file["missing_branches"])
+            branches = ", ".join(f"{a}->{b}" for a, b in file.get("missing_branches", ()))
             print(f"{name}: pure, {file['summary']['percent_covered']:.1f} % covered; missing: {lines} {branches}")
             short += 1
     total = data["totals"]["percent_covered"]

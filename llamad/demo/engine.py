@@ -118,7 +118,7 @@ def _wait_for_signal() -> None:
     """Return at the first SIGTERM or SIGINT, whichever thread the kernel gives it to; the next one kills."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    usual = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     ends = (signal.SIGTERM, signal.SIGINT)
     for number in ends:
         signal.signal(number, lambda *_: None)
@@ -126,6 +126,9 @@ def _wait_for_signal() -> None:
         pass
     for number in ends:
         signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(usual)
+    os.close(reader)
+    os.close(writer)
 
 
 def _complain(text: str) -> None:
