@@ -35,9 +35,13 @@ class UsageError(LlamadError):
 
 
 class ConfigError(LlamadError):
-    """The configuration was not accepted; nothing was changed."""
+    """The configuration was not accepted; nothing was changed. `problems` are the lines that say why, each complete."""
 
     exit_code = ExitCode.CONFIG
+
+    def __init__(self, message: str, *, hint: str | None = None, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
 
 
 class UnavailableError(LlamadError):

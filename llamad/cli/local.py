@@ -1,0 +1,87 @@
+"""The commands that need no daemon: they read the configuration, the models folder and the devices themselves."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamad.cli.terminal import warn
+from llamad.control.wire import DevicesDocument, ModelsDocument, devices_document
+from llamad.errors import ExitCode
+from llamad.host.dirs import Directories, directories
+
+if TYPE_CHECKING:
+    from llamad.config.problems import Problem
+
+SYSTEM_CONFIG = Path("/etc/llamad/llamad.yaml")
+
+
+def check(file: Path, *, as_json: bool) -> int:
+    """`llamad check`: every problem on standard error, a line each, and one line that sums up; 0 or 78."""
+    from llamad.config.loader import load
+
+    loaded = load(file, directories_for(file), environ=os.environ)
+    servers = [] if loaded.config is None else list(loaded.config.servers)
+    code = ExitCode.CONFIG if loaded.problems else ExitCode.OK
+    if as_json:
+        report = {
+            "file": str(file),
+            "files": [str(one) for one in loaded.files],
+            "ok": not loaded.problems,
+            "servers": servers,
+            "problems": [_problem_document(problem) for problem in loaded.problems],
+        }
+        print(json.dumps(report, indent=2))
+        return code
+    warn(str(problem) for problem in loaded.problems)
+    if loaded.problems:
+        print(f"{file}: {_counted(len(loaded.problems), 'problem')}", file=sys.stderr)
+    else:
+        print(f"{file}: OK, {_counted(len(servers), 'server')}")
+    return code
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _problem_document(problem: "Problem") -> dict[str, object]:
+    return {
+        "file": str(problem.position.file),
+        "line": problem.position.line,
+        "column": problem.position.column,
+        "path": problem.path,
+        "message": problem.message,
+        "kind": problem.kind.value,
+        "server": problem.server,
+        "hint": problem.hint,
+    }
+
+
+def directories_for(file: Path) -> Directories:
+    """The directories of the llamad that will run `file`: the system's service for one below /etc, whoever checks it
+    (relative model paths start in the service's state directory, not in the user's).
+    """
+    uid = 0 if file.absolute().is_relative_to("/etc") else os.geteuid()
+    return directories(os.environ, uid=uid)
+
+
+def schema() -> int:
+    """`llamad schema`: the JSON Schema of the configuration."""
+    from llamad.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return ExitCode.OK
+
+
+def models_in(folder: Path) -> ModelsDocument:
+    """What `llamad models` shows without a daemon."""
+    raise NotImplementedError(folder)
+
+
+def devices_here() -> DevicesDocument:
+    """What `llamad devices` shows without a daemon."""
+    from llamad.host.devices import read_devices
+
+    return devices_document(read_devices(), {})

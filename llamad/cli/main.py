@@ -1,0 +1,269 @@
+"""The `llamad` command: what may be typed, and how it ends. What is heavy is imported by the command that needs it."""
+
+import argparse
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from llamad import __version__
+from llamad.errors import ExitCode, LlamadError
+
+if TYPE_CHECKING:
+    from llamad.control.client import Client
+
+Command = Callable[[argparse.Namespace], int]
+
+_SYSTEM_CONFIG = "/etc/llamad/llamad.yaml"
+_ENDS = """\
+exit status: 0, or 1 the operation failed, 64 the command line is wrong, 69 the daemon is not there,
+77 not allowed to ask it, 78 the configuration is wrong"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse ends with 2; sysexits' word for it is 64."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"llamad: {message}\nhint: {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options; `command` is what runs them."""
+    top = _Parser(
+        prog="llamad",
+        description="Keeps llama.cpp servers up, behind one OpenAI-compatible port.",
+        epilog=_ENDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"llamad {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_ENDS, allow_abbrev=False
+        )
+        one.set_defaults(command=command)
+        return one
+
+    _add_daemon(add)
+    _add_configuration(add)
+    _add_servers(add)
+    _add_machine(add)
+    return top
+
+
+_Add = Callable[[str, Command, str], argparse.ArgumentParser]
+
+
+def _add_daemon(add: _Add) -> None:
+    _config_option(add("run", _run, "the daemon, in the foreground; what the systemd unit runs"))
+    _socket_option(
+        add(
+            "upgrade",
+            _upgrade,
+            "end llamad without its servers; systemd starts the installed version, which takes them over",
+        )
+    )
+    add("reap", _reap, "for ExecStopPost=: end what is left of a llamad that does not come back")
+    demo = add("demo", _demo, "a small real model on a real llama.cpp engine; no configuration, no root, no GPU")
+    demo.add_argument("--once", action="store_true", help="ask one question, print the answer and end")
+
+
+def _add_configuration(add: _Add) -> None:
+    check = add("check", _check, "every problem of the configuration, as FILE:LINE:COL; 0 or 78")
+    _config_option(check)
+    _json_option(check)
+    _socket_option(add("plan", _plan, "what a reload would do now, and why, without doing it"))
+    reload = add("reload", _reload, "apply the configuration; 78 where it is refused and nothing was changed")
+    _wait_option(reload, "answer once every touched server has settled; 1 where one failed")
+    _socket_option(reload)
+    add("schema", _schema, "JSON Schema of the configuration, for editors")
+
+
+def _add_servers(add: _Add) -> None:
+    status = add("status", _status, "state, pid, uptime, restarts, requests, tokens/s, memory, GPU, and what is wrong")
+    status.add_argument("name", nargs="?", metavar="NAME", help="everything about this server")
+    _json_option(status)
+    status.add_argument("--watch", action="store_true", help="again after every change, until interrupted")
+    _socket_option(status)
+    for verb, command, text in (
+        ("start", _start, "want servers running; one that waits to try again tries now"),
+        (
+            "stop",
+            _stop,
+            "want servers stopped: survives reloads of an unchanged configuration, not a restart of llamad",
+        ),
+        ("restart", _restart, "give servers new processes"),
+    ):
+        change = add(verb, command, text)
+        change.add_argument("names", nargs="+", metavar="NAME", help="a server")
+        _wait_option(change, "answer once each is ready, has failed or is stopped; 1 where one failed")
+        _socket_option(change)
+    logs = add("logs", _logs, "a server's own output, as far as llamad keeps it; journalctl has the rest")
+    logs.add_argument("name", metavar="NAME", help="a server")
+    logs.add_argument("-f", "--follow", action="store_true", help="then every new line, until interrupted")
+    logs.add_argument("-n", "--lines", type=_count, metavar="N", help="the newest N lines only")
+    _socket_option(logs)
+
+
+def _add_machine(add: _Add) -> None:
+    for name, command, text in (
+        ("models", _models, "GGUF files in models_dir, and what each server serves"),
+        ("devices", _devices, "GPUs as the kernel and llama-server see them"),
+    ):
+        one = add(name, command, text)
+        _json_option(one)
+        _socket_option(one)
+
+
+def _config_option(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--config", type=Path, default=Path(_SYSTEM_CONFIG), metavar="FILE", help=f"instead of {_SYSTEM_CONFIG}"
+    )
+
+
+def _socket_option(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="the daemon's control socket, instead of $LLAMAD_SOCKET or its usual place",
+    )
+
+
+def _json_option(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--json", action="store_true", help="for scripts")
+
+
+def _wait_option(to: argparse.ArgumentParser, text: str) -> None:
+    to.add_argument("--wait", action="store_true", help=text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100000")
+    return int(text)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from llamad.daemon import run
+
+    return run(given.config)
+
+
+def _reap(_given: argparse.Namespace) -> int:
+    from llamad.daemon import reap
+
+    return reap()
+
+
+def _demo(given: argparse.Namespace) -> int:
+    from llamad.demo.demo import demo
+
+    return demo(once=given.once)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from llamad.cli.local import check
+
+    return check(given.config, as_json=given.json)
+
+
+def _schema(_given: argparse.Namespace) -> int:
+    from llamad.cli.local import schema
+
+    return schema()
+
+
+def _status(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.status(_client(given), server=given.name, as_json=given.json, watch=given.watch)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.plan(_client(given))
+
+
+def _reload(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.reload(_client(given), wait=given.wait)
+
+
+def _start(given: argparse.Namespace) -> int:
+    return _change(given, "start")
+
+
+def _stop(given: argparse.Namespace) -> int:
+    return _change(given, "stop")
+
+
+def _restart(given: argparse.Namespace) -> int:
+    return _change(given, "restart")
+
+
+def _change(given: argparse.Namespace, verb: str) -> int:
+    from llamad.cli import remote
+
+    return remote.change(_client(given), verb, given.names, wait=given.wait)
+
+
+def _logs(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.logs(_client(given), server=given.name, count=given.lines, follow=given.follow)
+
+
+def _models(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+    from llamad.host.dirs import own_directories
+
+    return remote.models(_client(given), own_directories().models, as_json=given.json)
+
+
+def _devices(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.devices(_client(given), as_json=given.json)
+
+
+def _upgrade(given: argparse.Namespace) -> int:
+    from llamad.cli import remote
+
+    return remote.upgrade(_client(given))
+
+
+def _client(given: argparse.Namespace) -> "Client":
+    from llamad.control.client import own_client
+
+    return own_client(given.socket)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors an operator can mend become text on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model's name need not be in the terminal's character set
+    try:
+        given = parser().parse_args(argv)
+        code = given.command(given)
+        sys.stdout.flush()
+    except LlamadError as error:
+        from llamad.cli.terminal import complain, warn
+
+        warn(getattr(error, "problems", ()))
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more at its end
+        return 128 + signal.SIGPIPE
+    return int(code)

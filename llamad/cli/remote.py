@@ -1,0 +1,155 @@
+"""The commands that ask the daemon. They start in a moment: neither aiohttp nor the configuration's model is imported."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from llamad.cli import tables
+from llamad.cli.terminal import complain, is_rich, say, screen, show_tables, warn
+from llamad.control.client import Client, Document
+from llamad.errors import ExitCode, LlamadError, UnavailableError
+
+
+def status(client: Client, *, server: str | None, as_json: bool, watch: bool) -> int:
+    """`llamad status`: a table, or everything about one server."""
+    if watch:
+        return _watch(client, server=server, as_json=as_json)
+    answer = client.get("status", server=server)
+    if as_json:
+        _print_json(answer)
+    elif server is not None:
+        print("\n".join(tables.details(answer)))
+        warn(tables.config_lines(answer))
+    else:
+        show_tables([tables.status_table(answer)] if answer["servers"] else [], tables.config_lines(answer))
+    return ExitCode.OK
+
+
+def _watch(client: Client, *, server: str | None, as_json: bool) -> int:
+    documents = client.lines("status", server=server, watch=1)
+    if as_json:
+        for document in documents:
+            say(json.dumps(document))
+    elif is_rich(sys.stdout, os.environ):
+        with screen() as terminal:
+            for document in documents:
+                terminal.draw(tables.status_table(document), tables.config_lines(document))
+    else:
+        last: Document | None = None
+        for document in documents:
+            for line in tables.status_changes(last, document):
+                say(line)
+            last = document
+    raise UnavailableError("llamad has ended", hint="systemctl status llamad")
+
+
+def plan(client: Client) -> int:
+    """`llamad plan`: what a reload would do, a step a line."""
+    answer = client.get("plan")
+    warn(answer["problems"])
+    for line in _steps(answer) or ("nothing would change",):
+        say(line)
+    return ExitCode.OK
+
+
+def reload(client: Client, *, wait: bool) -> int:
+    """`llamad reload`: 78 where it was refused, 1 where a server that it touched failed."""
+    answer = client.post("reload", wait=wait)
+    warn(answer["problems"])
+    for line in _steps(answer) or ("accepted, nothing changed",):
+        say(line)
+    return _settled(answer["servers"], failing=wait)
+
+
+def _steps(answer: Document) -> list[str]:
+    lines = []
+    for step in answer["steps"]:
+        if step["action"] != "keep":
+            reasons = ", ".join(step["reasons"])
+            lines.append(tables.printable(f"{step['action']} {step['server']}" + (f": {reasons}" if reasons else "")))
+    return lines
+
+
+def change(client: Client, verb: str, servers: Iterable[str], *, wait: bool) -> int:
+    """`llamad start`, `stop` and `restart`: the state of each server, once settled with `wait`; 1 where one failed."""
+    answer = client.post("servers", ",".join(servers), verb, wait=wait)
+    return _settled(answer["servers"], failing=wait)
+
+
+def _settled(servers: Iterable[Document], *, failing: bool) -> int:
+    code = ExitCode.OK
+    for one in servers:
+        if one["error"] is not None:
+            complain(LlamadError(f"{one['server']}: {one['state']}: {one['error']}", hint=one["hint"]))
+        else:
+            say(f"{one['server']}: {one['state']}")
+        if failing and (one["error"] is not None or one["state"] == "failed"):
+            code = ExitCode.FAILED
+    return code
+
+
+def logs(client: Client, *, server: str, count: int | None, follow: bool) -> int:
+    """`llamad logs`: time, replica and text of each line."""
+    for line in client.lines("servers", server, "logs", n=count, follow=1 if follow else None):
+        if line["lost"]:
+            warn([f"{line['lost']} lines were lost: they came faster than they were read"])
+        print(f"{line['at']} {server}/{line['replica']} {tables.printable(line['text'])}", flush=follow)
+    if follow:
+        raise UnavailableError(f"the log of {server} has ended", hint="the server was removed, or llamad has ended")
+    return ExitCode.OK
+
+
+def models(client: Client, folder: Path, *, as_json: bool) -> int:
+    """`llamad models`: the files and what serves them; only the files in `folder` where the daemon is not there."""
+    answer: tables.Document
+    try:
+        answer = client.get("models")
+    except UnavailableError as error:
+        from llamad.cli.local import models_in
+
+        warn([f"{error.message}: showing {folder}"])
+        answer = models_in(folder)
+    if as_json:
+        _print_json(answer)
+        return ExitCode.OK
+    if answer["error"] is not None:
+        raise LlamadError(answer["error"])
+    shown = [tables.models_table(answer)] if answer["files"] else []
+    if answer["served"]:
+        shown.append(tables.served_table(answer))
+    show_tables(shown, () if answer["files"] else (f"no GGUF file is in {answer['models_dir']}",))
+    return ExitCode.OK
+
+
+def devices(client: Client, *, as_json: bool) -> int:
+    """`llamad devices`: the GPUs; as this process sees them where the daemon is not there."""
+    answer: tables.Document
+    try:
+        answer = client.get("devices")
+    except UnavailableError as error:
+        from llamad.cli.local import devices_here
+
+        warn([f"{error.message}: showing what the kernel shows here"])
+        answer = devices_here()
+    if as_json:
+        _print_json(answer)
+        return ExitCode.OK
+    lines = [] if answer["gpus"] else ["no GPU was found"]
+    for binary, seen in answer["llama_server"].items():
+        lines += ["", f"{tables.printable(binary)} sees:", *(f"  {tables.printable(line)}" for line in seen)]
+    show_tables([tables.devices_table(answer)] if answer["gpus"] else [], lines)
+    warn(answer["problems"])
+    return ExitCode.OK
+
+
+def upgrade(client: Client) -> int:
+    """`llamad upgrade`: llamad ends, its servers stay, systemd starts the new version."""
+    client.post("upgrade")
+    say("llamad ends now and leaves its servers running; systemd starts it again, in the version that is installed")
+    return ExitCode.OK
+
+
+def _print_json(document: tables.Document) -> None:
+    print(json.dumps(document, indent=2))

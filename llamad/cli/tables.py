@@ -1,0 +1,240 @@
+"""What the daemon says, as tables and lines of text. Pure: documents in the shapes of `llamad.control.wire` go in.
+
+The plain form is for scripts too: columns keep their order, every cell is filled (`-`: nothing), one row is one line.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamad.config.units import format_duration, format_size
+
+Document = Mapping[str, Any]
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Titles and rows of equal length; the columns in `right` hold figures and are aligned to the right."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[str] = frozenset()
+
+    def plain(self) -> Iterator[str]:
+        """The table as lines of aligned columns."""
+        lines = (self.titles, *self.rows)
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.titles))]
+        for line in lines:
+            cells = (
+                cell.rjust(width) if title in self.right else cell.ljust(width)
+                for cell, width, title in zip(line, widths, self.titles, strict=True)
+            )
+            yield "  ".join(cells).rstrip()
+
+
+def printable(text: str) -> str:
+    """`text` in one line that cannot steer a terminal: what a server or a model file says is not trusted with one."""
+    return _CONTROL.sub("?", _ESCAPE.sub("", text.rstrip("\n")))
+
+
+def status_table(status: Document) -> Table:
+    """One row a replica; a server with several is shown as NAME/INDEX, one with none has a row of its own."""
+    rows = [row for server in status["servers"] for row in _status_rows(server)]
+    titles = (
+        *("NAME", "STATE", "WANTED", "PID", "UPTIME", "RESTARTS"),
+        *("REQUESTS", "QUEUED", "TOKENS/S", "MEMORY", "GPU", "NOTE"),
+    )
+    return Table(titles, tuple(rows), frozenset({"PID", "UPTIME", *titles[5:10]}))
+
+
+def _status_rows(server: Document) -> Iterator[tuple[str, ...]]:
+    if not server["replicas"]:
+        queued = str(server["queued"])
+        yield server["name"], server["state"], server["wanted"], *"----", queued, *"---", server["notice"] or "-"
+    for position, replica in enumerate(server["replicas"]):
+        yield (
+            replica_name(server, replica),
+            replica["state"],
+            server["wanted"],
+            _or_dash(replica["pid"]),
+            "-" if replica["uptime_s"] is None else format_duration(replica["uptime_s"]),
+            str(replica["restarts"]),
+            str(replica["in_flight"]),
+            "-" if position else str(server["queued"]),
+            _or_dash(replica["tokens_per_s"]),
+            _size(replica["memory_bytes"]),
+            gpus_text(replica["gpus"]),
+            note(server, replica) or "-",
+        )
+
+
+def replica_name(server: Document, replica: Document) -> str:
+    """`qwen`, or `qwen/1` where there are several."""
+    name = str(server["name"])
+    return f"{name}/{replica['index']}" if len(server["replicas"]) > 1 else name
+
+
+def note(server: Document, replica: Document) -> str:
+    """What a person should know of a replica, in one line; nothing where all is well."""
+    if replica["state"] == "loading" and replica["load_progress"] is not None:
+        return f"{replica['load_progress']:.0%}"
+    parts = []
+    if replica["state"] not in ("ready", "stopped") and replica["last_error"] is not None:
+        parts.append(with_hint(replica["last_error"], replica["hint"]))
+    if replica["retry_in_s"] is not None:
+        parts.append(f"next try in {format_duration(replica['retry_in_s'])}")
+    if server["notice"] is not None:
+        parts.append(server["notice"])
+    return printable("; ".join(parts))
+
+
+def with_hint(message: str, hint: str | None) -> str:
+    """`message (hint)`."""
+    return message if hint is None else f"{message} ({hint})"
+
+
+def gpus_text(gpus: str | Sequence[str | int] | None) -> str:
+    """`0,1`, `all`, `none`; `-` where the choice is llama-server's."""
+    if gpus is None or isinstance(gpus, str):
+        return gpus or "-"
+    return ",".join(str(gpu) for gpu in gpus)
+
+
+def config_lines(status: Document) -> Iterator[str]:
+    """What is to say of the configuration: why the one on disk was refused, or that there is nothing in it."""
+    if status["config"]["error"] is not None:
+        first, *rest = status["config"]["error"].splitlines() or [""]
+        yield f"config refused, the last accepted one runs: {first}"
+        yield from (f"  {line}" for line in rest)
+    if not status["servers"]:
+        yield "no servers are configured: add one below servers: in the configuration, see llamad.yaml(5)"
+
+
+def details(status: Document) -> Iterator[str]:
+    """Everything about the servers of `status`, a fact a line."""
+    for server in status["servers"]:
+        yield f"{server['name']}: {server['state']}, wanted {server['wanted']}"
+        facts = {
+            "model": server["model"],
+            "url": server["url"],
+            "aliases": ", ".join(server["aliases"]) or None,
+            "start": server["start"],
+            "requests": f"{server['in_flight']} in flight, {server['queued']} queued",
+            "notice": server["notice"],
+        }
+        yield from _facts("  ", facts)
+        for replica in server["replicas"]:
+            yield f"  replica {replica['index']}: {replica['state']}"
+            yield from _facts("    ", _replica_facts(replica))
+
+
+def _replica_facts(replica: Document) -> dict[str, str | None]:
+    slots, busy, progress = replica["slots"], replica["busy_slots"], replica["load_progress"]
+    memory, retry = replica["memory_bytes"], replica["retry_in_s"]
+    return {
+        "pid": None if replica["pid"] is None else str(replica["pid"]),
+        "address": replica["address"],
+        "uptime": None if replica["uptime_s"] is None else format_duration(replica["uptime_s"]),
+        "loaded": None if progress is None else f"{progress:.0%}",
+        "requests": f"{replica['in_flight']} in flight",
+        "slots": None if slots is None else f"{_or_dash(busy)} of {slots} busy",
+        "tokens/s": None if replica["tokens_per_s"] is None else str(replica["tokens_per_s"]),
+        "memory": None if memory is None else format_size(memory),
+        "gpus": None if replica["gpus"] is None else gpus_text(replica["gpus"]),
+        "restarts": str(replica["restarts"]),
+        "last exit": replica["last_exit"],
+        "last error": replica["last_error"],
+        "hint": replica["hint"],
+        "next try": None if retry is None else f"in {format_duration(retry)}",
+    }
+
+
+def _facts(indent: str, facts: Mapping[str, str | None]) -> Iterator[str]:
+    for name, value in facts.items():
+        if value is not None:
+            yield f"{indent}{name + ':':<12}{printable(value)}"
+
+
+def status_changes(old: Document | None, new: Document) -> Iterator[str]:
+    """A line for each replica (or server without one) whose state or note differs: `qwen/0 loading -> ready`."""
+    before = {} if old is None else dict(_states(old))
+    after = dict(_states(new))
+    for name, (state, remark) in after.items():
+        was = before.get(name)
+        if was is None or was[0] != state:
+            line = f"{name} {state}" if was is None else f"{name} {was[0]} -> {state}"
+            yield f"{line}: {remark}" if remark else line
+    yield from (f"{name} {was[0]} -> gone" for name, was in before.items() if name not in after)
+
+
+def _states(status: Document) -> Iterator[tuple[str, tuple[str, str]]]:
+    for server in status["servers"]:
+        if not server["replicas"]:
+            yield server["name"], (server["state"], "")
+        for replica in server["replicas"]:
+            name = f"{server['name']}/{replica['index']}"
+            if replica["generation"] and any(
+                one["index"] == replica["index"] and one["generation"] > replica["generation"]
+                for one in server["replicas"]
+            ):
+                name += " (old)"
+            yield name, (replica["state"], note(server, replica))
+
+
+def models_table(models: Document) -> Table:
+    """One row a file in models_dir."""
+    rows = tuple(
+        (
+            file["name"],
+            _or_dash(file["architecture"]),
+            _size(file["size_bytes"]),
+            _or_dash(file["quantization"]),
+            _or_dash(file["context"]),
+            "-" if file["chat_template"] is None else "yes",
+            ", ".join(one["server"] for one in models["served"] if one["file"] == file["path"]) or "-",
+            _or_dash(file["error"]),
+        )
+        for file in models["files"]
+    )
+    titles = ("FILE", "ARCHITECTURE", "SIZE", "QUANTISATION", "CONTEXT", "TEMPLATE", "SERVERS", "NOTE")
+    return Table(titles, rows, frozenset({"SIZE", "CONTEXT"}))
+
+
+def served_table(models: Document) -> Table:
+    """One row a server: what it says it serves."""
+    rows = tuple(
+        (one["server"], printable(", ".join(one["models"])) or "-", _or_dash(one["context"]), one["source"])
+        for one in models["served"]
+    )
+    return Table(("SERVER", "SERVES", "CONTEXT", "SOURCE"), rows, frozenset({"CONTEXT"}))
+
+
+def devices_table(devices: Document) -> Table:
+    """One row a GPU."""
+    rows = tuple(
+        (
+            _or_dash(gpu["index"]),
+            gpu["vendor"],
+            _or_dash(gpu["name"]),
+            _size(gpu["memory_total_bytes"]),
+            _size(gpu["memory_used_bytes"]),
+            _or_dash(gpu["driver"]),
+            _or_dash(gpu["uuid"]),
+            _or_dash(gpu["pci"]),
+        )
+        for gpu in devices["gpus"]
+    )
+    titles = ("GPU", "VENDOR", "NAME", "MEMORY", "USED", "DRIVER", "UUID", "PCI")
+    return Table(titles, rows, frozenset({"GPU", "MEMORY", "USED"}))
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else printable(str(value)) or "-"
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else format_size(size)

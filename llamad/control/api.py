@@ -1,0 +1,245 @@
+"""The verbs as HTTP on the control socket: who may, what was asked, and the answer as JSON."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from llamad.control.listening import control_socket, serving
+from llamad.control.operations import Operations, ReloadOutcome, Settled
+from llamad.control.peers import GROUP, group_id, may_control, peer_of
+from llamad.control.wire import (
+    LogDocument,
+    PlanDocument,
+    ReloadDocument,
+    SettledDocument,
+    StatusDocument,
+    error_document,
+    settled_document,
+    step_document,
+)
+from llamad.errors import (
+    ConfigError,
+    LlamadError,
+    NotAllowedError,
+    UnavailableError,
+    UnknownServerError,
+    UsageError,
+)
+
+MAX_BODY = 64 << 10
+MAX_LINES = 100_000
+Admit = Callable[[int], None]
+"""Given a connection's file descriptor, raises NotAllowedError where its peer may not control llamad."""
+
+_STATUS: tuple[tuple[type[LlamadError], int], ...] = (
+    (UsageError, 400),
+    (NotAllowedError, 403),
+    (UnknownServerError, 404),
+    (ConfigError, 422),
+    (UnavailableError, 503),
+)
+_UNASKED = {
+    404: "no such thing is here; /v1 has status, reload, plan, models, devices, upgrade and servers/NAME/...",
+    405: "not with this method",
+    413: f"a request's body may have {MAX_BODY} bytes at most; the verbs take none",
+}
+
+
+@asynccontextmanager
+async def control(operations: Operations, path: Path, *, uid: int) -> AsyncIterator[None]:
+    """Have `operations` asked on the control socket at `path`, by root, `uid` (llamad's own user) and the members of
+    llamad's group, for the time of the block. LlamadError where the socket cannot be made.
+    """
+    with control_socket(path, group=group_id()) as (sock, group):
+        async with serving(application(operations, admission(uid=uid, group=group)), sock):
+            yield
+
+
+def admission(*, uid: int, group: int | None) -> Admit:
+    """The check of who is at the other end (peers.may_control)."""
+
+    def admit(connection: int) -> None:
+        peer = peer_of(connection)
+        if may_control(peer, uid=uid, group=group):
+            return
+        join = f"sudo usermod -aG {GROUP} $USER and log in again, or " if group is not None else ""
+        raise NotAllowedError(f"{peer} may not control llamad", hint=f"to be allowed: {join}use sudo")
+
+    return admit
+
+
+def application(operations: Operations, admit: Admit) -> web.Application:
+    """The routes over `operations`."""
+    api = _Api(operations)
+    app = web.Application(middlewares=[_errors_as_json, _door(admit)], client_max_size=MAX_BODY)
+    app.router.add_get("/v1/status", api.status, allow_head=False)
+    app.router.add_get("/v1/plan", api.plan, allow_head=False)
+    app.router.add_get("/v1/models", api.models, allow_head=False)
+    app.router.add_get("/v1/devices", api.devices, allow_head=False)
+    app.router.add_get("/v1/servers/{name}/logs", api.logs, allow_head=False)
+    app.router.add_post("/v1/reload", api.reload)
+    app.router.add_post("/v1/upgrade", api.upgrade)
+    app.router.add_post("/v1/servers/{names}/{verb:start|stop|restart}", api.change)
+    app.on_shutdown.append(api.end_streams)
+    return app
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except LlamadError as error:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
+        return web.json_response(error_document(error), status=status)
+    except web.HTTPException as error:
+        refused = UsageError(f"{request.method} {request.path}: {_UNASKED.get(error.status, error.reason)}")
+        answer = web.json_response(error_document(refused), status=error.status)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        if error.status == 413:
+            answer.force_close()
+        return answer
+
+
+def _door(admit: Admit) -> Middleware:
+    @web.middleware
+    async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        admit(request.transport.get_extra_info("socket").fileno())
+        if request.can_read_body:
+            await request.read()  # no verb takes one: what somebody sends is read up to the bound and dropped
+        return await handler(request)
+
+    return door
+
+
+class _Api:
+    """Handlers: read the question, ask the operations, shape the answer."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._streams: set[asyncio.Task[object]] = set()
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        query = _query(request, "server", "watch")
+        server = query.get("server")
+        if _flag(query, "watch"):
+            return await self._stream(request, self._operations.watch(server))
+        return web.json_response(self._operations.status(server))
+
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        outcome = await self._operations.plan()
+        answer: PlanDocument = {
+            "steps": [step_document(step) for step in outcome.steps],
+            "problems": list(outcome.problems),
+        }
+        return web.json_response(answer)
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        outcome = await self._operations.reload(wait=_flag(_query(request, "wait"), "wait"))
+        return web.json_response(_reload_document(outcome))
+
+    async def change(self, request: web.Request) -> web.StreamResponse:
+        wait = _flag(_query(request, "wait"), "wait")
+        names = tuple(dict.fromkeys(request.match_info["names"].split(",")))
+        verbs = {"start": self._operations.start, "stop": self._operations.stop, "restart": self._operations.restart}
+        settled = await verbs[request.match_info["verb"]](names, wait=wait)
+        return web.json_response({"servers": _settled_documents(settled)})
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        query = _query(request, "n", "follow")
+        lines = self._operations.logs(
+            request.match_info["name"], last=_count(query, "n"), follow=_flag(query, "follow")
+        )
+        return await self._stream(request, lines)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        return web.json_response(await self._operations.models())
+
+    async def devices(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        return web.json_response(await self._operations.devices())
+
+    async def upgrade(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        await self._operations.upgrade()
+        return web.json_response({}, status=202)
+
+    async def end_streams(self, _app: web.Application) -> None:
+        """llamad ends: whoever follows is let go at once, since a stream has no end of its own."""
+        for task in self._streams:
+            task.cancel()
+
+    async def _stream(
+        self, request: web.Request, documents: AsyncGenerator[StatusDocument, None] | AsyncGenerator[LogDocument, None]
+    ) -> web.StreamResponse:
+        """One JSON document a line, until they end, the client leaves or llamad does. A failure on the way is the
+        last line, in the shape of an error.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+            async with aclosing(documents) as lines:
+                await answer.prepare(request)
+                try:
+                    async for line in lines:
+                        await answer.write(_line(line))
+                except LlamadError as error:
+                    await answer.write(_line(error_document(error)))
+            await answer.write_eof()
+            return answer
+        finally:
+            self._streams.discard(task)
+
+
+def _line(document: object) -> bytes:
+    return json.dumps(document).encode() + b"\n"
+
+
+def _query(request: web.Request, *known: str) -> Mapping[str, str]:
+    """The query's parameters, each known and there once."""
+    for key in request.query:
+        if key not in known:
+            there = ", ".join(known) if known else "none is taken"
+            raise UsageError(f"unknown parameter {key!r}", hint=f"there is: {there}" if known else there)
+        if len(request.query.getall(key)) > 1:
+            raise UsageError(f"{key} is given twice")
+    return request.query
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    value = query.get(name, "0")
+    if value not in ("0", "1"):
+        raise UsageError(f"{name}={value!r} is neither 0 nor 1")
+    return value == "1"
+
+
+def _count(query: Mapping[str, str], name: str) -> int | None:
+    value = query.get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 6 and int(value) <= MAX_LINES):
+        raise UsageError(f"{name}={value!r} is no number from 0 to {MAX_LINES}")
+    return int(value)
+
+
+def _reload_document(outcome: ReloadOutcome) -> ReloadDocument:
+    return {
+        "steps": [step_document(step) for step in outcome.steps],
+        "problems": list(outcome.problems),
+        "servers": _settled_documents(outcome.settled),
+    }
+
+
+def _settled_documents(settled: Sequence[Settled]) -> list[SettledDocument]:
+    return [settled_document(one.server, one.state, one.failure) for one in settled]

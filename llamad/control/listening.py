@@ -1,0 +1,153 @@
+"""The control socket itself: made with its owner and mode before anyone can connect, served, and taken away again."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from llamad.errors import LlamadError
+from llamad.host.address import UNIX_PATH_LIMIT
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 256
+IDLE_TIMEOUT = 30.0
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    b'{"error": {"message": "too many clients are connected to the control socket", "hint": "end those that follow'
+    b' logs or status", "exit_code": 69}}\n'
+)
+
+
+class Connection(web.RequestHandler):
+    """One client. Whatever aiohttp itself refuses (a head that is no HTTP) is answered as JSON too."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Turn one client too many away at once."""
+        super().connection_made(transport)
+        manager = self._manager
+        if manager is not None and len(manager.connections) > MAX_CONNECTIONS:
+            assert isinstance(transport, asyncio.WriteTransport)
+            transport.write(_BUSY)
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that is no HTTP, and to one that met a bug of ours; the connection ends after it."""
+        if request.writer.output_size:
+            raise ConnectionError("the answer has begun, and cannot become another one")
+        if status >= 500:
+            log.error(
+                "the control socket failed at %s %s", request.method, request.path, exc_info=exc, extra={"event": "bug"}
+            )
+            body: dict[str, str | None] = {
+                "message": "llamad met a bug; its log has the traceback",
+                "hint": "journalctl -u llamad",
+            }
+        else:
+            reason = (message or "bad request").splitlines()[0].rstrip(" :")
+            body = {"message": f"this is no HTTP request: {reason}", "hint": None}
+        answer = web.json_response({"error": {**body, "exit_code": 1}}, status=status)
+        answer.force_close()
+        return answer
+
+
+@asynccontextmanager
+async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on a bound unix socket for the time of the block. At its end the clients are let go: what they
+    asked for and is not answered within half a second is cut off, streams are at once.
+    """
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        manager = runner.server
+        assert manager is not None
+        loop = asyncio.get_running_loop()
+
+        def connection() -> Connection:
+            return Connection(
+                manager,
+                loop=loop,
+                access_log=None,  # type: ignore[arg-type]  # what AppRunner hands on to turn it off
+                keepalive_timeout=IDLE_TIMEOUT,
+                lingering_time=1.0,
+                read_bufsize=4096,
+            )
+
+        server = await loop.create_unix_server(connection, sock=sock)
+        try:
+            yield
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.contextmanager
+def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.socket, int | None]]:
+    """A bound socket at `path` and the group whose members may connect: mode 0660 and `group` where this process may
+    give it away, else 0600 and None. The folder is made (0700) where it is missing; a stale socket is replaced.
+    LlamadError where another llamad answers there, or where the path cannot be used. At the end the socket is gone.
+    """
+    if len(os.fsencode(path)) > UNIX_PATH_LIMIT:
+        raise LlamadError(
+            f"the control socket's path is too long: {path}",
+            hint=f"at most {UNIX_PATH_LIMIT} bytes; set control.socket",
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_stale(path)
+            os.fchmod(sock.fileno(), 0o600)  # the file is made with it: never open to others, not for an instant
+            sock.bind(str(path))
+            granted = _grant(path, group)
+            inode = path.stat().st_ino
+        except OSError as error:
+            raise LlamadError(
+                f"cannot make the control socket {path}: {error.strerror}", hint="set control.socket to another path"
+            ) from error
+        try:
+            yield sock, granted
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:  # a llamad that came after us may have its own there
+                    path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise LlamadError(f"{path} is there and is no socket", hint="remove it, or set control.socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        reason = probe.connect_ex(str(path))
+    if reason != errno.ECONNREFUSED:  # it answers, or its queue is full, or it is not ours to ask
+        raise LlamadError(f"another llamad listens on {path}", hint="stop it, or set control.socket to another path")
+    path.unlink()
+
+
+def _grant(path: Path, group: int | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        os.chown(path, -1, group)
+    except PermissionError:  # llamad runs as a user that is not in the group
+        return None
+    path.chmod(0o660)
+    return group

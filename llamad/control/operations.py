@@ -1,0 +1,90 @@
+"""What the control socket asks of the daemon. The daemon implements it; nothing here knows how.
+
+Failures an operator can mend are LlamadErrors: UnknownServerError for a name that is not there, ConfigError (with
+`problems`) where a configuration is not accepted. Everything else is a bug of ours and answered as such.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from llamad.control.wire import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
+from llamad.servers.board import Failure
+from llamad.servers.plan import Step
+from llamad.servers.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A server after a verb: its state (`wire.server_state`) and, where the verb waited and it failed, why."""
+
+    server: str
+    state: State
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadOutcome:
+    """What a reload did, or would do. `problems` are lines that did not refuse it (a new server's model is missing);
+    `settled` are the touched servers, empty where nobody waited.
+    """
+
+    steps: tuple[Step, ...]
+    problems: tuple[str, ...] = ()
+    settled: tuple[Settled, ...] = ()
+
+
+class Operations(Protocol):
+    """The verbs. A call that is cancelled (its client has left) undoes nothing: what it asked for goes on."""
+
+    def status(self, server: str | None) -> StatusDocument:
+        """The status now, of one server or of all."""
+        ...
+
+    def watch(self, server: str | None) -> AsyncGenerator[StatusDocument, None]:
+        """The status now, then again whenever it changes, coalesced (`watching.watch`). An unknown server raises at
+        the call, not at the first step.
+        """
+        ...
+
+    async def reload(self, *, wait: bool) -> ReloadOutcome:
+        """Read and apply the configuration; returns once it is accepted, or with `wait` once every touched server
+        has settled. ConfigError where it is refused.
+        """
+        ...
+
+    async def plan(self) -> ReloadOutcome:
+        """What a reload would do now, without doing it; `settled` is empty."""
+        ...
+
+    async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """Want these servers running. All names are checked before anything is changed; one answer a server, in the
+        order asked. With `wait`, returns once each is ready, has failed or is stopped.
+        """
+        ...
+
+    async def stop(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """Want these servers stopped; otherwise as `start`."""
+        ...
+
+    async def restart(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """Replace the processes of these servers; otherwise as `start`."""
+        ...
+
+    def logs(self, server: str, *, last: int | None, follow: bool) -> AsyncGenerator[LogDocument, None]:
+        """The `last` lines kept of a server's output (None: all), then with `follow` each new one. An unknown server
+        raises at the call, not at the first step.
+        """
+        ...
+
+    async def models(self) -> ModelsDocument:
+        """The files in models_dir, and what each server serves."""
+        ...
+
+    async def devices(self) -> DevicesDocument:
+        """The GPUs (`wire.devices_document`)."""
+        ...
+
+    async def upgrade(self) -> None:
+        """Check the configuration (ConfigError), then have llamad end without its servers. Returns before it ends."""
+        ...

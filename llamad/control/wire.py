@@ -1,0 +1,381 @@
+"""The shapes on the control socket, built from values. Pure.
+
+`status_document` is the contract of `llamad status --json` (design.md 3): every key is always there, null where there
+is nothing; keys may join, none may leave or change its meaning.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+from llamad.errors import ConfigError, LlamadError
+from llamad.servers.state import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llamad.config.model import ServerConfig
+    from llamad.host.devices import Devices
+    from llamad.servers.board import Failure, Replica
+    from llamad.servers.plan import Step
+    from llamad.servers.traffic import Traffic
+
+
+class ConfigDocument(TypedDict):
+    """Which configuration runs, and what is wrong with the one on disk, if it was refused."""
+
+    files: list[str]
+    loaded_at: str | None
+    error: str | None
+
+
+class ReplicaDocument(TypedDict):
+    """One replica. `generation` tells the old from the new one while a start-first replace goes on."""
+
+    index: int
+    generation: int
+    state: str
+    pid: int | None
+    address: str | None
+    uptime_s: float | None
+    restarts: int
+    last_exit: str | None
+    last_error: str | None
+    hint: str | None
+    cause: str | None
+    memory_bytes: int | None
+    retry_in_s: float | None
+    in_flight: int
+    slots: int | None
+    busy_slots: int | None
+    tokens_per_s: float | None
+    load_progress: float | None
+    gpus: str | list[str | int] | None
+
+
+class ServerDocument(TypedDict):
+    """One server; `state` is that of its replicas together (`server_state`)."""
+
+    name: str
+    wanted: str
+    state: str
+    aliases: list[str]
+    model: str | None
+    url: str | None
+    start: str
+    in_flight: int
+    queued: int
+    notice: str | None
+    replicas: list[ReplicaDocument]
+
+
+class StatusDocument(TypedDict):
+    """What `llamad status --json` prints."""
+
+    version: str
+    ready: bool
+    config: ConfigDocument
+    servers: list[ServerDocument]
+
+
+class StepDocument(TypedDict):
+    """One server's share of a plan."""
+
+    action: str
+    server: str
+    reasons: list[str]
+
+
+class PlanDocument(TypedDict):
+    """What a reload would do now. `problems` are those that would not refuse it."""
+
+    steps: list[StepDocument]
+    problems: list[str]
+
+
+class SettledDocument(TypedDict):
+    """A server after a verb."""
+
+    server: str
+    state: str
+    error: str | None
+    hint: str | None
+
+
+class ReloadDocument(TypedDict):
+    """What an accepted reload did. `servers` are those it touched, once settled; empty where nobody waited."""
+
+    steps: list[StepDocument]
+    problems: list[str]
+    servers: list[SettledDocument]
+
+
+class VerbDocument(TypedDict):
+    """What start, stop or restart came to."""
+
+    servers: list[SettledDocument]
+
+
+class LogDocument(TypedDict):
+    """One line of a server's output. `lost` counts lines dropped before it, because the reader was too slow."""
+
+    at: str
+    level: str
+    replica: int
+    text: str
+    lost: int
+
+
+class ModelFileDocument(TypedDict):
+    """A model in models_dir; a split one is one. `error` says why it is broken; what is not known is null."""
+
+    name: str
+    path: str
+    parts: int
+    size_bytes: int
+    architecture: str | None
+    title: str | None
+    quantization: str | None
+    context: int | None
+    chat_template: str | None
+    projector: str | None
+    error: str | None
+
+
+class ServedDocument(TypedDict):
+    """What a server says it serves, and the file it was given; `source` is `server`, or `folder` where it could not
+    say.
+    """
+
+    server: str
+    file: str | None
+    models: list[str]
+    context: int | None
+    source: str
+
+
+class ModelsDocument(TypedDict):
+    """What `llamad models --json` prints. `error` is why models_dir could not be read."""
+
+    models_dir: str
+    error: str | None
+    files: list[ModelFileDocument]
+    served: list[ServedDocument]
+
+
+class GpuDocument(TypedDict):
+    """One GPU as the kernel shows it; `index` is its number for `gpus:`."""
+
+    index: int | None
+    vendor: str
+    name: str | None
+    uuid: str | None
+    pci: str | None
+    driver: str | None
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    nodes: list[str]
+
+
+class DevicesDocument(TypedDict):
+    """What `llamad devices --json` prints. `llama_server` holds, by binary, the lines of its own list of devices."""
+
+    gpus: list[GpuDocument]
+    problems: list[str]
+    llama_server: dict[str, list[str]]
+
+
+class ErrorBody(TypedDict):
+    """What an operator reads; `exit_code` is what the command ends with."""
+
+    message: str
+    hint: str | None
+    exit_code: int
+    problems: NotRequired[list[str]]
+
+
+class ErrorDocument(TypedDict):
+    """Every answer that is not a success."""
+
+    error: ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """What the daemon knows of one server at this moment. `notice` is something an operator should know that is no
+    failure (a newer binary lies at the path).
+    """
+
+    config: ServerConfig
+    wanted: Literal["running", "stopped"]
+    replicas: Sequence[Replica] = ()
+    traffic: Traffic | None = None
+    notice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigView:
+    """Which configuration runs: its files, when it was accepted (unix time), and why the one on disk was refused."""
+
+    files: Sequence[Path] = ()
+    loaded_at: float | None = None
+    error: str | None = None
+
+
+def status_document(
+    *, version: str, ready: bool, config: ConfigView, servers: Iterable[ServerView], now: float
+) -> StatusDocument:
+    """The whole status. `now` is the clock of the replicas' times (the loop's)."""
+    return {
+        "version": version,
+        "ready": ready,
+        "config": {
+            "files": [str(file) for file in config.files],
+            "loaded_at": None if config.loaded_at is None else timestamp(config.loaded_at),
+            "error": config.error,
+        },
+        "servers": [server_document(server, now=now) for server in servers],
+    }
+
+
+def server_document(view: ServerView, *, now: float) -> ServerDocument:
+    """One server of the status."""
+    config, traffic = view.config, view.traffic
+    model = config.hf_repo if config.model is None else str(config.model)
+    return {
+        "name": config.name,
+        "wanted": view.wanted,
+        "state": server_state([replica.state for replica in view.replicas]),
+        "aliases": list(config.aliases),
+        "model": model,
+        "url": config.url,
+        "start": config.start,
+        "in_flight": 0 if traffic is None else traffic.total,
+        "queued": 0 if traffic is None else traffic.queued,
+        "notice": view.notice,
+        "replicas": [_replica_document(replica, view, now=now) for replica in view.replicas],
+    }
+
+
+def _replica_document(replica: Replica, view: ServerView, *, now: float) -> ReplicaDocument:
+    failure = replica.last_error
+    return {
+        "index": replica.key.index,
+        "generation": replica.key.generation,
+        "state": replica.state,
+        "pid": replica.pid,
+        "address": None if replica.address is None else str(replica.address),
+        "uptime_s": _uptime(replica, now),
+        "restarts": replica.restarts,
+        "last_exit": replica.last_exit,
+        "last_error": None if failure is None else failure.message,
+        "hint": None if failure is None else failure.hint,
+        "cause": None if failure is None else failure.cause,
+        "memory_bytes": replica.memory_bytes,
+        "retry_in_s": None if replica.retry_at is None else round(max(0.0, replica.retry_at - now), 1),
+        "in_flight": 0 if view.traffic is None else view.traffic.in_flight(replica.key),
+        "slots": replica.slots,
+        "busy_slots": replica.busy_slots,
+        "tokens_per_s": None if replica.tokens_per_s is None else round(replica.tokens_per_s, 1),
+        "load_progress": None if replica.load_progress is None else round(replica.load_progress, 3),
+        "gpus": _gpus(view.config, replica.key.index),
+    }
+
+
+def _uptime(replica: Replica, now: float) -> float | None:
+    """Since the process was spawned; since it answers, where llamad did not spawn it."""
+    since = replica.ready_since if replica.started_at is None else replica.started_at
+    if since is None or not replica.state.alive:
+        return None
+    return round(max(0.0, now - since), 1)
+
+
+def _gpus(config: ServerConfig, index: int) -> str | list[str | int] | None:
+    try:
+        gpus = config.gpus_of(index)
+    except IndexError:  # a replica on its way out, of a configuration that had more of them
+        return None
+    return list(gpus) if isinstance(gpus, tuple) else gpus
+
+
+_TELLING = (
+    State.READY,
+    State.LOADING,
+    State.STARTING,
+    State.UNRESPONSIVE,
+    State.DRAINING,
+    State.STOPPING,
+    State.BACKOFF,
+    State.FAILED,
+)
+
+
+def server_state(states: Sequence[State]) -> State:
+    """The state of several replicas together: the one nearest to taking requests; none: stopped."""
+    return next((state for state in _TELLING if state in states), State.STOPPED)
+
+
+def timestamp(at: float) -> str:
+    """Unix time as RFC 3339 in UTC, with milliseconds where there are any."""
+    moment = datetime.fromtimestamp(round(at, 3), UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def step_document(step: Step) -> StepDocument:
+    """One step of a plan."""
+    return {"action": step.action, "server": step.server, "reasons": list(step.reasons)}
+
+
+def settled_document(server: str, state: State, failure: Failure | None) -> SettledDocument:
+    """A server after a verb; `failure` only where the verb waited and the server failed."""
+    return {
+        "server": server,
+        "state": state,
+        "error": None if failure is None else failure.message,
+        "hint": None if failure is None else failure.hint,
+    }
+
+
+def log_document(*, at: float, level: int, replica: int, text: str, lost: int = 0) -> LogDocument:
+    """One line of a server; `at` is unix time, `level` one of logging's."""
+    return {
+        "at": timestamp(at),
+        "level": logging.getLevelName(level).lower(),
+        "replica": replica,
+        "text": text,
+        "lost": lost,
+    }
+
+
+def devices_document(devices: Devices, seen: Mapping[str, Sequence[str]]) -> DevicesDocument:
+    """The GPUs; `seen` is what each llama-server binary lists (`--list-devices`), by its path."""
+    return {
+        "gpus": [
+            {
+                "index": gpu.index,
+                "vendor": gpu.vendor,
+                "name": gpu.name,
+                "uuid": gpu.uuid,
+                "pci": gpu.pci,
+                "driver": gpu.driver,
+                "memory_total_bytes": gpu.memory_total,
+                "memory_used_bytes": gpu.memory_used,
+                "nodes": [str(node) for node in gpu.nodes],
+            }
+            for gpu in devices.gpus
+        ],
+        "problems": list(devices.problems),
+        "llama_server": {binary: list(lines) for binary, lines in seen.items()},
+    }
+
+
+def error_document(error: LlamadError) -> ErrorDocument:
+    """An error an operator can mend."""
+    body: ErrorBody = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+    if isinstance(error, ConfigError):
+        body["problems"] = list(error.problems)
+    return {"error": body}
