@@ -1,0 +1,332 @@
+"""One request on its way: asked for, sent to a replica, answered by bytes passed on as they come.
+
+The relay holds a lease, a ticket or a connecting task only while it needs it, and gives each back exactly once: every
+way out goes through `_let_go`.
+"""
+
+import asyncio
+import json
+from collections import deque
+from typing import Protocol, cast
+
+from llamad.gateway.answers import AnswerHead, client_head, read_answer
+from llamad.gateway.fields import MalformedError
+from llamad.gateway.follow import AnswerBody, UntilClose, body_of
+from llamad.gateway.http1 import MAX_HEAD, Request, upstream_head
+from llamad.gateway.shared import Shared
+from llamad.gateway.types import Answer, Exchange, Headers, Lease, Refusal, Ticket, ToServer
+from llamad.gateway.upstream import Upstream
+
+_JOINED = 64 << 10
+"""Up to this size a body is copied behind its head, to be sent by one system call."""
+_TAIL_PIECES = 8
+_TAIL_BYTES = 4096
+
+
+class Caller(Protocol):
+    """The client's side of a request."""
+
+    keeps_alive: bool
+    writing_paused: bool
+
+    def write(self, data: bytes) -> None:
+        """Pass `data` on to the client."""
+        ...
+
+    def answer(self, answer: Answer) -> None:
+        """Give an answer of our own; nothing was written before."""
+        ...
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """All of the answer was written."""
+        ...
+
+    def cut(self) -> None:
+        """The answer breaks off: make the client see it."""
+        ...
+
+
+class Relay:
+    """From the route to the last byte of the answer. `start` begins, `abandon` ends it when the client leaves."""
+
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_body",
+        "_buffer",
+        "_caller",
+        "_exchange",
+        "_following",
+        "_lease",
+        "_opening",
+        "_request",
+        "_retried",
+        "_route",
+        "_shared",
+        "_tail",
+        "_ticket",
+        "_upstream",
+    )
+
+    def __init__(
+        self, shared: Shared, caller: Caller, request: Request, body: bytes, *, route: ToServer, exchange: Exchange
+    ) -> None:
+        self._shared = shared
+        self._caller = caller
+        self._request = request
+        self._body = body
+        self._route = route
+        self._exchange = exchange
+        self._lease: Lease | None = None
+        self._ticket: Ticket | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._upstream: Upstream | None = None
+        self._answer: AnswerHead | None = None
+        self._following: AnswerBody | None = None
+        self._buffer = b""
+        self._retried = False
+        self._asked = 0.0
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
+
+    def start(self) -> None:
+        """Ask for a replica, and go on from there."""
+        self._exchange.server = self._route.server
+        self._ask()
+
+    def abandon(self) -> None:
+        """The client has left: so does everything that works for it."""
+        self._let_go()
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+        if self._upstream is not None:
+            self._upstream.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._upstream is not None and not self._upstream.transport.is_closing():
+            self._upstream.transport.resume_reading()
+
+    # --- a replica ---
+
+    def _ask(self) -> None:
+        self._asked = self._shared.loop.time()
+        outcome = self._shared.policy.admission.ask(
+            self._route.server, self._exchange.key, self._decided, retry=self._retried
+        )
+        if isinstance(outcome, Refusal):
+            self._decided(outcome)
+        elif hasattr(outcome, "release"):
+            self._decided(cast(Lease, outcome))
+        else:
+            self._ticket = outcome
+
+    def _decided(self, outcome: Lease | Refusal) -> None:
+        if self._ticket is not None:
+            self._ticket = None
+            self._exchange.queued_s += self._shared.loop.time() - self._asked
+        if isinstance(outcome, Refusal):
+            self._refuse(outcome)
+        else:
+            self._lease = outcome
+            self._exchange.replica = outcome.replica.key.index
+            self._open(fresh=False)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        headers: Headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+        if refusal.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % refusal.retry_after))
+        self._exchange.error = refusal.kind
+        self._caller.answer(
+            self._shared.policy.error(refusal.status, refusal.message, kind=refusal.kind, headers=headers)
+        )
+
+    def _open(self, *, fresh: bool) -> None:
+        assert self._lease is not None
+        address = self._lease.replica.address
+        if address is None:
+            self._died("it has no address")
+            return
+        pool = self._shared.upstreams.pool(address)
+        upstream = None if fresh else pool.take()
+        if upstream is None:
+            self._opening = pool.connect(self)
+        else:
+            self._send(upstream)
+
+    def opened(self, upstream: Upstream) -> None:
+        """A new connection is there."""
+        self._opening = None
+        self._send(upstream)
+
+    def not_opened(self, reason: str) -> None:
+        """There is no connection to the replica."""
+        self._opening = None
+        self._died(reason)
+
+    def _send(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        upstream.receiver = self
+        body = self._body
+        head = upstream_head(
+            self._request,
+            self._route.target,
+            length=len(body),
+            peer=self._exchange.peer,
+            fixed=upstream.pool.host + _authorization(self._route),
+        )
+        if len(body) <= _JOINED:
+            upstream.transport.write(head + body)
+        else:
+            upstream.transport.write(head)
+            upstream.transport.write(body)
+
+    # --- its answer ---
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the answer came."""
+        try:
+            following = self._following
+            out = self._read_head(data) if following is None else following.feed(data)
+        except MalformedError as error:
+            self._broken(error.message)
+            return
+        if out:
+            self._caller.write(out)
+            self._exchange.bytes_out += len(out)
+            self._tail.append(out if len(out) <= _TAIL_BYTES else out[-_TAIL_BYTES:])
+        following = self._following
+        if following is not None and following.done:
+            self._complete()
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Take bytes of the head; returns what the client gets of it, once it is whole."""
+        buffer = self._buffer = self._buffer + data if self._buffer else data
+        while True:
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0:
+                if len(buffer) > MAX_HEAD:
+                    raise MalformedError(502, f"the head of the server's answer is larger than {MAX_HEAD} bytes")
+                return b""
+            answer = read_answer(buffer[:end])
+            buffer = self._buffer = buffer[end + 4 :]
+            if answer.status >= 200:
+                break
+            if answer.status == 101:
+                raise MalformedError(502, "the server switches protocols, which nobody asked for")
+        self._buffer = b""
+        return self._begin_answer(answer, buffer)
+
+    def _begin_answer(self, answer: AnswerHead, rest: bytes) -> bytes:
+        head, exchange, caller = self._request.head, self._exchange, self._caller
+        following = body_of(answer, head)
+        if type(following) is UntilClose:
+            caller.keeps_alive = False
+        exchange.first_byte = self._shared.loop.time()
+        exchange.status = answer.status
+        exchange.stream = answer.events
+        if caller.writing_paused:
+            self.pause()
+        out = client_head(answer, head, cors=self._shared.policy.cors(head), keep_alive=caller.keeps_alive)
+        if rest:
+            out += following.feed(rest)
+        self._answer, self._following = answer, following
+        self._body = b""
+        return out
+
+    def _complete(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        answer, following = self._answer, self._following
+        assert answer is not None
+        assert following is not None
+        if upstream is not None:
+            unsent = upstream.transport.get_write_buffer_size()
+            if answer.keep_alive and not following.surplus and not unsent:
+                if self._caller.writing_paused:
+                    upstream.transport.resume_reading()
+                upstream.keep()
+            else:
+                upstream.drop()
+        self._let_go()
+        self._exchange.tail = b"".join(self._tail)[-_TAIL_BYTES:]
+        self._caller.answered(keep_alive=self._caller.keeps_alive)
+
+    # --- what goes wrong ---
+
+    def lost(self, error: Exception | None) -> None:
+        """The replica's connection ended before its answer did."""
+        upstream, self._upstream = self._upstream, None
+        if self._following is not None:
+            if error is None and type(self._following) is UntilClose:
+                self._complete()
+            else:
+                self._broke_off("the server closed the connection in the middle of its answer")
+        elif upstream is not None and upstream.reused and not self._buffer:
+            self._open(fresh=True)  # it was closed while idle, and only now we know
+        else:
+            self._died("it closed the connection before it answered")
+
+    def _died(self, reason: str) -> None:
+        """No byte of an answer was passed on, and this replica will give none: try once more, elsewhere or later."""
+        self._let_go()
+        self._buffer = b""
+        if self._retried:
+            self._fail(f"the server {self._route.server!r} gave no answer, twice: {reason}")
+        else:
+            self._retried = True
+            self._exchange.retries += 1
+            self._ask()
+
+    def _broken(self, message: str) -> None:
+        """The answer makes no sense."""
+        if self._following is not None:
+            self._broke_off(message)
+        else:
+            self._let_go()
+            self._fail(message)
+
+    def _fail(self, message: str) -> None:
+        self._exchange.error = "upstream-died"
+        self._caller.answer(self._shared.policy.error(502, message, kind="upstream_error"))
+
+    def _broke_off(self, message: str) -> None:
+        """Part of the answer was passed on: end it so that no client takes it for the whole."""
+        answer, following, head = self._answer, self._following, self._request.head
+        assert answer is not None
+        assert following is not None
+        self._let_go()
+        self._exchange.error = "upstream-died"
+        repair = following.repair() if answer.events else None
+        if repair is None:
+            self._caller.cut()
+            return
+        event = error_event(message)
+        if answer.chunked and head.version >= (1, 1):
+            event = b"%x\r\n%b\r\n" % (len(event), event)
+        self._caller.write(repair + event)
+        self._caller.answered(keep_alive=False)
+
+    def _let_go(self) -> None:
+        """Give back whatever is held. The lease last: it may wake another request at once."""
+        ticket, self._ticket = self._ticket, None
+        opening, self._opening = self._opening, None
+        upstream, self._upstream = self._upstream, None
+        lease, self._lease = self._lease, None
+        if ticket is not None:
+            ticket.cancel()
+        if opening is not None:
+            opening.cancel()
+        if upstream is not None:
+            upstream.drop()
+        if lease is not None:
+            lease.release()
+
+
+def error_event(message: str) -> bytes:
+    """The event that ends a broken stream: read as an error by clients of OpenAI's API and of Anthropic's."""
+    error = {"type": "error", "error": {"message": message, "type": "upstream_error", "code": 502}}
+    return b"\n\nevent: error\ndata: " + json.dumps(error).encode() + b"\n\n"
+
+
+def _authorization(route: ToServer) -> bytes:
+    return b"" if route.authorization is None else b"authorization: " + route.authorization + b"\r\n"
