@@ -1,0 +1,160 @@
+"""Who may ask: API keys by name, from a file or a systemd credential. What is kept is digests, never the keys."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address
+from pathlib import Path
+
+from llamad.config.model import SERVER_NAME, GatewayConfig
+from llamad.config.problems import Position, Problem
+from llamad.gateway.types import RequestHead
+from llamad.host.address import Address, UnixAddress
+
+MAX_BYTES = 256 << 10
+MAX_KEYS = 1024
+"""Also bounds the `key` label of the metrics."""
+MAX_KEY_CHARS = 512
+CREDENTIAL = "api-keys"
+_NAME = re.compile(SERVER_NAME)
+_KEY = re.compile(r"[\x21-\x7e]+")
+_PATH = "gateway.api_keys_file"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that are accepted. Without any, no key is asked.
+
+    A presented key is looked up by its SHA-256. That takes the same time for every wrong key as far as an attacker
+    can use it: how far the lookup compares depends on digests, whose bits nobody can steer towards a match byte by
+    byte, as one can with the characters of the key itself.
+    """
+
+    by_digest: Mapping[bytes, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys' names, in the order of the file."""
+        return tuple(self.by_digest.values())
+
+    def name_of(self, presented: bytes) -> str | None:
+        """The name of a key, None when it is none of ours."""
+        return self.by_digest.get(sha256(presented).digest())
+
+    def who(self, head: RequestHead) -> str | None:
+        """The name of the key in `Authorization: Bearer` or `x-api-key` (Anthropic's clients); None: no good key."""
+        name = None
+        for header, value in head.headers:
+            if header == b"authorization":
+                if value[:7].lower() == b"bearer ":
+                    name = self.name_of(value[7:].strip(b" \t"))
+            elif header == b"x-api-key":
+                name = self.name_of(value)
+            if name is not None:
+                break
+        return name
+
+
+NO_KEYS = Keys({})
+
+
+def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
+    """Read `name:key` lines; blank lines and lines that begin with `#` are skipped. Every problem at once, none of
+    which shows a key. With problems, the keys are not to be used.
+    """
+    problems: list[Problem] = []
+
+    def wrong(line: int, column: int, message: str) -> None:
+        problems.append(Problem(Position(source, line, column), _PATH, message))
+
+    if len(data) > MAX_BYTES:
+        wrong(1, 1, f"is larger than {MAX_BYTES >> 10}K: this is no file of keys")
+        return NO_KEYS, problems
+    names: dict[str, int] = {}
+    lines: dict[bytes, int] = {}
+    by_digest: dict[bytes, str] = {}
+    for number, raw in enumerate(data.splitlines(), 1):
+        text = raw.decode("ascii", "replace").strip()
+        if not text or text.startswith("#"):
+            continue
+        name, colon, key = text.partition(":")
+        fault = _fault(name, colon, key)
+        if fault is not None:
+            wrong(number, *fault)
+            continue
+        digest = sha256(key.encode()).digest()
+        if name in names:
+            wrong(number, 1, f"the name {name!r} stands in line {names[name]} already")
+        elif digest in lines:
+            wrong(number, len(name) + 2, f"this key stands in line {lines[digest]} already, under another name")
+        names.setdefault(name, number)
+        lines.setdefault(digest, number)
+        by_digest.setdefault(digest, name)
+    if len(by_digest) > MAX_KEYS:
+        wrong(1, 1, f"has {len(by_digest)} keys: at most {MAX_KEYS} are taken")
+    return (NO_KEYS if problems else Keys(by_digest)), problems
+
+
+def _fault(name: str, colon: str, key: str) -> tuple[int, str] | None:
+    """What is wrong with a line: its column and the words for it."""
+    if not colon:
+        return 1, "has no colon: write NAME:KEY, one a line"
+    if not _NAME.fullmatch(name):
+        return 1, "a key's name is a letter or digit, then letters, digits, '.', '_' or '-', 63 characters at most"
+    column = len(name) + 2
+    if not key:
+        return column, f"the key of {name!r} is empty"
+    if not _KEY.fullmatch(key):
+        return column, f"the key of {name!r} has a character that is no printable ASCII, or a space"
+    if len(key) > MAX_KEY_CHARS:
+        return column, f"the key of {name!r} is longer than {MAX_KEY_CHARS} characters"
+    return None
+
+
+def load_keys(config: GatewayConfig, environ: Mapping[str, str]) -> tuple[Keys, list[Problem]]:
+    """The keys of `api_keys_file`, else of the systemd credential `api-keys` (systemd.exec(5), LoadCredential=), else
+    none. Sync: callers run it in a thread. A file that is named and has no key is a problem (it would open the
+    gateway to everyone); an empty credential means no keys.
+    """
+    if config.api_keys_file is not None:
+        keys, problems = _read(config.api_keys_file)
+        if not keys.by_digest and not problems:
+            message = "has no key: add NAME:KEY, or leave api_keys_file out to ask for none"
+            problems.append(Problem(Position(config.api_keys_file, 1, 1), _PATH, message))
+        return keys, problems
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder or not Path(folder, CREDENTIAL).exists():
+        return NO_KEYS, []
+    return _read(Path(folder, CREDENTIAL))
+
+
+def _read(file: Path) -> tuple[Keys, list[Problem]]:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        return NO_KEYS, [Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")]
+    return parse_keys(data, file)
+
+
+def open_to_all(config: GatewayConfig, keys: Keys) -> str | None:
+    """Why the gateway must not listen as it is told to: beyond loopback without keys. None: it may."""
+    if keys.by_digest or config.insecure:
+        return None
+    beyond = [str(address) for address in config.listen if not _private(address)]
+    if not beyond:
+        return None
+    return (
+        f"gateway.listen: {', '.join(beyond)} can be reached from other machines and no API key is asked: "
+        "set gateway.api_keys_file, or gateway.insecure: true to allow it"
+    )
+
+
+def _private(address: Address) -> bool:
+    if isinstance(address, UnixAddress) or address.host == "localhost":
+        return True
+    try:
+        return ip_address(address.host).is_loopback
+    except ValueError:
+        return False  # a name that may be anything

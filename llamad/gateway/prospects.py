@@ -1,0 +1,132 @@
+"""What a request that wants a server can expect, and which replica it gets. Pure."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import ceil
+
+from llamad.config.model import ServerConfig
+from llamad.config.units import format_duration
+from llamad.errors import LlamadError, ServerDownError
+from llamad.gateway.types import Refusal
+from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.state import State
+
+RETRY_SOON = 5.0
+"""Seconds: a failed replica whose next try is nearer than this is worth waiting for."""
+RETRY_AFTER = 5
+"""Seconds, in Retry-After, after which a busy server is worth another question."""
+_UNNAMED = Failure("failed", "it ended again and again", "llamad logs shows its output")
+_COMING = frozenset({State.STARTING, State.LOADING, State.BACKOFF, State.UNRESPONSIVE})
+_DOWN = frozenset({State.FAILED, State.STOPPED})
+
+
+class Outlook(Enum):
+    """What is to be expected of a server."""
+
+    SERVING = "serving"
+    """A replica is ready, if maybe busy."""
+    COMING = "coming"
+    """None is ready; one will be without anybody's doing."""
+    ABSENT = "absent"
+    """Nothing of it runs, or what does is on its way out: its owner knows whether it comes."""
+    FAILED = "failed"
+    """It will not be there soon."""
+
+
+def outlook(replicas: Iterable[Replica], now: float) -> Outlook:
+    """What a server's replicas promise."""
+    there = list(replicas)
+    states = {one.state for one in there}
+    if State.READY in states:
+        return Outlook.SERVING
+    if not _COMING.isdisjoint(states) or any(_retries_soon(one, now) for one in there):
+        return Outlook.COMING
+    return Outlook.FAILED if State.FAILED in states and states <= _DOWN else Outlook.ABSENT
+
+
+def _retries_soon(replica: Replica, now: float) -> bool:
+    return replica.state is State.FAILED and replica.retry_at is not None and replica.retry_at - now <= RETRY_SOON
+
+
+def failure_refusal(server: str, replicas: Iterable[Replica], now: float) -> Refusal:
+    """503 for a server whose replicas failed: the first named cause, its hint, and when the next try is due."""
+    failed = [one for one in replicas if one.state is State.FAILED]
+    why = next((one.last_error for one in failed if one.last_error is not None), _UNNAMED)
+    retries = [max(one.retry_at - now, 0.0) for one in failed if one.retry_at is not None]
+    message = f"{server} is down: {_in_words(why)}"
+    if not retries:
+        return Refusal(503, why.cause, message)
+    after = min(retries)
+    return Refusal(503, why.cause, f"{message}; the next try is in {format_duration(after)}", max(ceil(after), 1))
+
+
+def down_refusal(server: str, error: LlamadError) -> Refusal:
+    """503 in the words of the fleet, which could not have `server` ready."""
+    if not isinstance(error, ServerDownError):
+        return Refusal(503, "unavailable", f"{server} is not available: {error}")
+    retry_after = None if error.retry_after is None else max(ceil(error.retry_after), 1)
+    return Refusal(503, error.cause, str(error), retry_after)
+
+
+def full_refusal(server: str, waiting: int) -> Refusal:
+    """503: no room in the queue."""
+    message = f"{waiting} requests wait for {server} already (gateway.queue.size): ask again later"
+    return Refusal(503, "queue_full", message, RETRY_AFTER)
+
+
+def crowded_refusal(server: str) -> Refusal:
+    """429 for the newest of the key that has most requests waiting, when another key needs room in a full queue."""
+    message = f"the queue of {server} is full and most of it is yours: send fewer requests at once"
+    return Refusal(429, "queue_share", message, RETRY_AFTER)
+
+
+def timeout_refusal(server: str, replicas: Iterable[Replica], waited: float) -> Refusal:
+    """503 for a request that waited long enough, with what is known of the reason."""
+    states = [one for one in replicas if one.state is not State.READY]
+    why = next((one.last_error for one in states if one.last_error is not None), None)
+    message = f"no replica of {server} was free within {format_duration(waited)}"
+    detail = f"; the last failure: {_in_words(why)}" if why is not None else ""
+    return Refusal(503, "queue_timeout", message + detail, RETRY_AFTER)
+
+
+def _in_words(failure: Failure) -> str:
+    return f"{failure.message} ({failure.hint})" if failure.hint else failure.message
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A ready replica. `limit` is how many requests it may have at once (None: it queues itself), `weight` what its
+    load is measured by.
+    """
+
+    replica: Replica
+    limit: int | None
+    weight: int
+
+
+def places(config: ServerConfig, replicas: Iterable[Replica]) -> list[Place]:
+    """The replicas that take new requests."""
+    out = []
+    for one in replicas:
+        if one.state is State.READY and one.address is not None:
+            limit = config.max_concurrent or one.slots
+            out.append(Place(one, limit, one.slots or limit or 1))
+    return out
+
+
+def pick(
+    there: Sequence[Place], in_flight: Callable[[ReplicaKey], int], avoid: Callable[[Replica], bool] | None = None
+) -> Place | None:
+    """The place with the fewest requests in flight for its slots; None when all are full or to be avoided."""
+    best, best_load = None, 0.0
+    for place in there:
+        count = in_flight(place.replica.key)
+        if place.limit is not None and count >= place.limit:
+            continue
+        if avoid is not None and avoid(place.replica):
+            continue
+        load = count / place.weight
+        if best is None or load < best_load:
+            best, best_load = place, load
+    return best

@@ -1,0 +1,147 @@
+"""Which server a request is for. Pure: names and requests in, a decision out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import unquote
+
+from llamad.config.model import ServerConfig
+from llamad.gateway import modelname
+from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
+from llamad.gateway.modelname import UnreadableError
+from llamad.gateway.types import Answer, RequestHead, ToServer
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_SERVERS = "/servers/"
+_MODELS = ("/v1/models/", "/models/")
+_ARRAY_BODY = "/lora-adapters"
+"""Its POST takes a list, which has no place for a model: `?model=` names it."""
+# fmt: off
+_KNOWN = frozenset({
+    "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions", "/api/chat",
+    "/responses", "/v1/responses", "/embedding", "/embeddings", "/v1/embeddings", "/rerank", "/reranking",
+    "/v1/rerank", "/v1/reranking", "/infill", "/tokenize", "/detokenize", "/apply-template", "/v1/messages",
+    "/v1/messages/count_tokens", "/audio/transcriptions", "/v1/audio/transcriptions", "/props", "/slots",
+    "/lora-adapters", "/api/show",
+})
+# fmt: on
+"""llama-server's own, to tell a forgotten model from a path that is not there."""
+
+
+class Place(Enum):
+    """What the gateway answers itself."""
+
+    INDEX = "/"
+    HEALTH = "/health"
+    READY = "/ready"
+    METRICS = "/metrics"
+    MODELS = "/v1/models"
+    MODEL = "/v1/models/NAME"
+
+
+_PLACES = {
+    "/": Place.INDEX,
+    "/health": Place.HEALTH,
+    "/v1/health": Place.HEALTH,
+    "/ready": Place.READY,
+    "/metrics": Place.METRICS,
+    "/models": Place.MODELS,
+    "/v1/models": Place.MODELS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The gateway answers itself; `server` is whose model is asked for at Place.MODEL."""
+
+    place: Place
+    server: str = ""
+
+
+class Names:
+    """Names and aliases of one accepted config."""
+
+    def __init__(self, configs: Mapping[str, ServerConfig]) -> None:
+        self._servers = {alias: name for name, config in configs.items() for alias in config.aliases}
+        self._servers.update((name, name) for name in configs)
+        self.known = tuple(configs)
+        self.only = self.known[0] if len(self.known) == 1 else None
+
+    def find(self, name: str) -> str | None:
+        """The server that has this name or alias."""
+        return self._servers.get(name)
+
+
+def needs_body(head: RequestHead) -> bool:
+    """Whether the model stands in the body."""
+    if head.method not in _WITH_BODY:
+        return False
+    path = head.path
+    return path not in _PLACES and path != _ARRAY_BODY and not path.startswith(_SERVERS)
+
+
+def choose(names: Names, head: RequestHead, body: bytes | None) -> ToServer | Here | Answer:
+    """Where a request goes; `body` is looked at where `needs_body` says so. OPTIONS is not asked here."""
+    path = head.path
+    if head.method not in METHODS:
+        return not_allowed(head.method[:20], ", ".join(sorted(METHODS)))
+    if path in _PLACES:
+        return Here(_PLACES[path]) if head.method in ("GET", "HEAD") else not_allowed(head.method, "GET, HEAD")
+    if path.startswith(_SERVERS):
+        return _one_server(names, head)
+    if head.method in ("GET", "HEAD") and path.startswith(_MODELS):
+        return _one_model(names, path)
+    try:
+        name = _model(head, body)
+    except UnreadableError as error:
+        return error_answer(400, str(error), kind="invalid_request_error")
+    if name is None:
+        return ToServer(names.only, _target(head)) if names.only is not None else _nameless(names, head)
+    server = names.find(name)
+    return unknown_model(name, names.known) if server is None else ToServer(server, _target(head))
+
+
+def _model(head: RequestHead, body: bytes | None) -> str | None:
+    """The model that the body names, else the query."""
+    name = None
+    if body is not None and needs_body(head):
+        kind = (head.header(b"content-type") or b"").decode("latin-1")
+        if kind[:19].lower() == "multipart/form-data":
+            name = modelname.in_form(body, kind)
+        elif body or (not head.query and head.path in _KNOWN):
+            name = modelname.in_json(body)
+    return name if name is not None or not head.query else modelname.in_query(head.query)
+
+
+def _target(head: RequestHead) -> str:
+    return f"{head.path}?{head.query}" if head.query else head.path
+
+
+def _nameless(names: Names, head: RequestHead) -> Answer:
+    """No model where there are several servers, or none."""
+    path = head.path[:100]
+    how = 'add "model": "NAME" to the body' if needs_body(head) else "add ?model=NAME"
+    how = f"{how}, or ask for /servers/NAME{path}; {there_is(names.known)}"
+    if head.path not in _KNOWN:
+        return error_answer(404, f"nothing is at {path!r}: {how}", kind="not_found")
+    return error_answer(400, f"no model is named: {how}", kind="model_required", param="model")
+
+
+def _one_server(names: Names, head: RequestHead) -> ToServer | Answer:
+    """`/servers/NAME/REST` asks the server for `/REST`."""
+    written, slash, rest = head.path[len(_SERVERS) :].partition("/")
+    server = names.find(unquote(written))
+    query = f"?{head.query}" if head.query else ""
+    if server is None:
+        return unknown_model(unquote(written), names.known)
+    if not slash:  # the web UI's relative links need the slash
+        return Answer(308, headers=[(b"location", f"{_SERVERS}{written}/{query}".encode("latin-1", "replace"))])
+    return ToServer(server, f"/{rest}{query}")
+
+
+def _one_model(names: Names, path: str) -> Here | Answer:
+    prefix = next(prefix for prefix in _MODELS if path.startswith(prefix))
+    name = unquote(path[len(prefix) :])
+    server = names.find(name)
+    return unknown_model(name, names.known) if server is None else Here(Place.MODEL, server)
