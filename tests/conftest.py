@@ -1,6 +1,7 @@
 """What holds for every test: nothing is left behind, and memory is watched."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -20,7 +21,8 @@ def _rss_mb() -> float:
 def _children() -> set[int]:
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 
 

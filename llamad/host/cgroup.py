@@ -216,7 +216,7 @@ class Groups:
         controllers = self._enable_controllers()
         if not controllers and limits != Limits():
             self._warnings.say(
-                "`limits:` have no effect: llamad's unit has no controllers to give (DelegateSubgroup=, systemd 254)"
+                "`limits:` have no effect: no controller could be enabled (needs DelegateSubgroup= of systemd 254)"
             )
         for name, text in limits.files.items():
             if name.split(".")[0] in controllers:

@@ -119,8 +119,6 @@ def _write_within(fd: int, data: bytes, patience: float) -> int:
             break
         try:
             done += os.write(fd, data[done : done + _CHUNK])
-        except BlockingIOError:  # whoever shares it made it non-blocking, and was quicker
-            continue
-        except OSError:
+        except OSError:  # nobody reads; or whoever shares it made it non-blocking, and was quicker
             break
     return done

@@ -86,7 +86,8 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
 class TestOwnGroup:
     PURE = "25 30 0:22 / /sys rw - sysfs sysfs rw\n31 25 0:29 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
     HYBRID = (
-        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n36 31 0:33 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+        "36 31 0:33 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
         "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
     )
 
@@ -169,7 +170,7 @@ class TestCreate:
             assert group.path == unit / f"srv-{name}"
         assert writes == {}
         assert lines(caplog) == [
-            "`limits:` have no effect: the unit has no controllers to give (DelegateSubgroup=, systemd 254)"
+            "`limits:` have no effect: no controller could be enabled (needs DelegateSubgroup= of systemd 254)"
         ]
 
     def test_no_limits_asked_is_no_warning(self, unit: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,6 +181,7 @@ class TestCreate:
     def test_without_delegation_there_is_none_and_one_warning(
         self, unit: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
+        os.setxattr(unit, "user.delegate", b"0")
         groups = Groups(unit)
         assert not groups.usable
         assert groups.create("a") is None
@@ -218,7 +220,7 @@ class TestCreate:
         assert writes == {}
         assert lines(caplog) == [
             f"cannot use the memory controller: [Errno {number}] {os.strerror(number)}",
-            "`limits:` have no effect: the unit has no controllers to give (DelegateSubgroup=, systemd 254)",
+            "`limits:` have no effect: no controller could be enabled (needs DelegateSubgroup= of systemd 254)",
         ]
 
     def test_a_folder_that_cannot_be_made_is_one_warning(self, unit: Path, caplog: pytest.LogCaptureFixture) -> None:

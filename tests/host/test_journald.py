@@ -3,7 +3,9 @@
 import fcntl
 import logging
 import os
+import select
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +119,22 @@ def test_a_busy_journal_costs_one_wait_and_the_loss_is_told(handler: JournalHand
     handler.handle(a_record("back"))
     messages = [decode(text.encode())["MESSAGE"] for text in listener.texts()]
     assert messages == ["50 log lines were lost: the log took no more in time", "back"]
+
+
+def test_a_journal_that_is_busy_for_a_moment_loses_nothing(handler: JournalHandler, listener: Listener) -> None:
+    filler = listener.fill()
+    reader = threading.Thread(target=lambda: [listener.receive() for _ in range(filler)])
+    waits = select.poll
+
+    def poll() -> select.poll:  # the handler found the queue full: now the journal begins to read
+        reader.start()
+        return waits()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "poll", poll)
+        handler.handle(a_record("late"))
+    reader.join()
+    assert [decode(text.encode())["MESSAGE"] for text in listener.texts()] == ["late"]
 
 
 def test_a_journal_that_is_gone_never_raises_and_is_found_again(handler: JournalHandler, listener: Listener) -> None:
