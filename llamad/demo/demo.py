@@ -178,7 +178,7 @@ def _invite(daemon: Daemon, port: int) -> None:
     print(
         f"\nllamad answers at {url} (for OpenAI clients: {url}/v1). Try:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}\n\n"
-        f"  LLAMAD_SOCKET={shlex.quote(str(daemon.control_socket))} {llamad} status\n\n"
+        f"  {llamad} status --socket {shlex.quote(str(daemon.control_socket))}\n\n"
         f"In a browser: {url}/servers/{SERVER}/\n"
         "Ctrl-C ends it and removes everything it wrote.",
         flush=True,

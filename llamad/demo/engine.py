@@ -6,7 +6,8 @@ messages, is in the same shared library under an exported name, so it is called 
 llama-server, and what it answers, is llama.cpp's own doing. That ties this module to the layout of one release, which
 the `demo` extra therefore pins; a release with another layout is refused with a clear message.
 
-Not as the real one: there is no router mode (a model is asked for), and a second SIGTERM kills.
+Not as the real one: there is no router mode (a model is asked for); a second SIGTERM kills, and so does the
+first one until a moment after the model is loaded, as xllamacpp holds Python's lock while it loads.
 """
 
 import ctypes
