@@ -8,32 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llamad.config.units import parse_duration, parse_size
-from llamad.host.address import Address, TcpAddress, UnixAddress, parse_address
+from llamad.config import values
+from llamad.config.values import (
+    AccessLog,
+    Addresses,
+    Argument,
+    Count,
+    Duration,
+    EnvName,
+    Flag,
+    Gpus,
+    HfRepo,
+    Host,
+    Memory,
+    Name,
+    Pool,
+    Port,
+    Size,
+    SocketPath,
+    Text,
+    Url,
+    Word,
+)
+from llamad.host.address import TcpAddress
 
-SERVER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    WithJsonSchema({"type": ["string", "number"], "examples": ["500ms", "30s", "5m"]}),
-]
-"""Seconds; written `500ms`, `30s`, `5m`, `1h` or a number."""
-Size = Annotated[
-    int, BeforeValidator(parse_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512M", "20G"]})
-]
-"""Bytes; written `512M`, `20G` or a number."""
-Count = Annotated[int, Field(ge=1, strict=True)]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Name = Annotated[str, StringConstraints(pattern=SERVER_NAME)]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Gpu = Annotated[int, Field(ge=0, strict=True)] | Annotated[str, StringConstraints(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")]
-"""An index in nvidia-smi's order, or a UUID."""
-ArgScalar = bool | int | float | str
-ArgValue = ArgScalar | tuple[ArgScalar, ...] | None
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SERVER_NAME = values.SERVER_NAME
+"""What a server's name looks like, and a key's."""
 
 
 class Section(BaseModel):
@@ -56,52 +58,32 @@ class QueueConfig(Section):
     timeout: Duration = 120.0
 
 
-def _addresses(value: object) -> object:
-    """One address or a list of them; null is none."""
-    if value is None:
-        return ()
-    items = value if isinstance(value, list | tuple) else (value,)
-    out: list[Address] = []
-    for item in items:
-        if isinstance(item, UnixAddress | TcpAddress):
-            out.append(item)
-        elif isinstance(item, str):
-            out.append(parse_address(item))
-        else:
-            raise ValueError(f"{item!r} is no address: write HOST:PORT, [::1]:PORT or unix:/PATH")
-    return tuple(out)
-
-
 class GatewayConfig(Section):
     """`gateway:`, the OpenAI-compatible port."""
 
-    listen: Annotated[
-        tuple[Address, ...],
-        BeforeValidator(_addresses),
-        WithJsonSchema({"type": ["string", "array", "null"], "items": {"type": "string"}}),
-    ] = (TcpAddress("127.0.0.1", 8080),)
+    listen: Addresses = (TcpAddress("127.0.0.1", 8080),)
     api_keys_file: Path | None = None
-    insecure: Annotated[bool, Field(strict=True)] = False
+    insecure: Flag = False
     max_body: Size = 64 << 20
     queue: QueueConfig = QueueConfig()
-    access_log: Literal["all", "errors", "off"] = "errors"
+    access_log: AccessLog = "errors"
     cors_origins: tuple[Text, ...] = ()
-    memory_budget: Mapping[Annotated[int, Field(ge=0, strict=True)] | Literal["host"], Size] = {}
+    memory_budget: Mapping[Pool, Size] = {}
 
 
 class ControlConfig(Section):
     """`control:`, the socket of the client commands."""
 
-    socket: Path | None = None
+    socket: SocketPath | None = None
 
 
 class RestartPolicy(Section):
     """`restart:`, how a server comes back: exponential backoff, `failed` after `max_retries`, slow retry from there."""
 
     initial_delay: Duration = 1.0
-    factor: Annotated[float, Field(ge=1)] = 2.0
+    factor: Annotated[float, Field(ge=1, strict=True)] = 2.0
     max_delay: Duration = 30.0
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    jitter: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.1
     max_retries: Annotated[int, Field(ge=0, strict=True)] | None = 5
     reset_after: Duration = 60.0
     retry_failed_every: Duration | None = 300.0
@@ -114,7 +96,9 @@ class RestartPolicy(Section):
 
 
 class HealthPolicy(Section):
-    """`health:`, how a server is watched. `failures` silent probes take new requests away, `hang_timeout` replaces it."""
+    """`health:`, how a server is watched. After `failures` silent probes it gets no new requests, after
+    `hang_timeout` it is replaced.
+    """
 
     interval: Annotated[Duration, Field(gt=0)] = 5.0
     timeout: Annotated[Duration, Field(gt=0)] = 2.0
@@ -138,48 +122,23 @@ class LimitsConfig(Section):
     cpu_weight: Annotated[int, Field(ge=1, le=10000, strict=True)] | None = None
 
 
-def _gpus(value: object) -> object:
-    """`[0, 1]` is one set for every replica, `[[0], [1]]` one for each."""
-    if isinstance(value, list | tuple):
-        nested = [isinstance(item, list | tuple) for item in value]
-        if any(nested) and not all(nested):
-            raise ValueError("mixes GPUs and lists of GPUs: write [0, 1] for every replica or [[0], [1]] for one each")
-        sets = [tuple(item) for item in value] if any(nested) else [tuple(value)]
-        if any(len(set(map(str, one))) != len(one) for one in sets):
-            raise ValueError("names a GPU twice")
-        if any(not one for one in sets):
-            raise ValueError("is empty: write none for no GPU, or leave the key out")
-        return tuple(sets)
-    if isinstance(value, str) and value not in ("all", "none"):
-        raise ValueError(f"{value!r} is neither all nor none nor a list such as [0] or [[0], [1]]")
-    return value
-
-
-def _memory(value: object) -> object:
-    return value if value is None or isinstance(value, Mapping) else parse_size(value)
-
-
 class ServerConfig(Section):
     """One entry of `servers:`. `name` and the absolute `model` are filled in by the loader."""
 
     name: Name
     model: Path | None = None
-    hf_repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")] | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^http://[^/?#\s]+/?$")] | None = None
+    hf_repo: HfRepo | None = None
+    url: Url | None = None
     api_key_credential: Text | None = None
     api_key_file: Path | None = None
     llama_server: Text | None = None
     aliases: tuple[Text, ...] = ()
-    gpus: Annotated[
-        Literal["all", "none"] | tuple[tuple[Gpu, ...], ...] | None,
-        BeforeValidator(_gpus),
-        WithJsonSchema({"type": ["string", "array", "null"]}),
-    ] = None
-    args: Mapping[str, ArgValue] = {}
-    extra_args: tuple[str, ...] = ()
-    env: Mapping[EnvName, str] = {}
+    gpus: Gpus = None
+    args: Mapping[str, Argument] = {}
+    extra_args: tuple[Word, ...] = ()
+    env: Mapping[EnvName, Word] = {}
     port: Port | None = None
-    host: Text = "127.0.0.1"
+    host: Host = "127.0.0.1"
     replicas: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     start: Literal["always", "on-demand", "manual"] = "always"
     idle_timeout: Annotated[Duration, Field(gt=0)] | None = None
@@ -189,12 +148,8 @@ class ServerConfig(Section):
     stop: StopPolicy = StopPolicy()
     max_concurrent: Count | None = None
     group: Name | None = None
-    memory: Annotated[
-        Size | Mapping[Annotated[int, Field(ge=0, strict=True)] | Literal["host"], Size] | None,
-        BeforeValidator(_memory),
-        WithJsonSchema({"type": ["string", "integer", "object", "null"]}),
-    ] = None
-    evictable: Annotated[bool, Field(strict=True)] | None = None
+    memory: Memory = None
+    evictable: Flag | None = None
     limits: LimitsConfig = LimitsConfig()
     env_credentials: Mapping[EnvName, Text] = {}
 
@@ -225,5 +180,3 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     startup: Literal["settle", "strict", "immediate"] = "settle"
     servers: Mapping[str, ServerConfig] = {}
-
-

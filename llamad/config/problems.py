@@ -13,7 +13,9 @@ class ProblemKind(Enum):
     OPTION = "option"
     """An option the binary does not know: refuses a reload; at a start it fails its server only."""
     WORLD = "world"
-    """Wrong on the machine (model not there, binary missing): fails its server; refuses a reload that would stop a running one."""
+    """Wrong on the machine (model not there, binary missing): fails its server; refuses a reload that would stop a
+    running one.
+    """
 
 
 @dataclass(frozen=True, slots=True, order=True)

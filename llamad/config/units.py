@@ -24,7 +24,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Read `512M`, `20G` (powers of 1024; a trailing `iB` or `B` is taken too) or bytes. ValueError says what is wrong."""
+    """Read `512M`, `20G` (powers of 1024; `iB` or `B` may follow) or bytes. ValueError says what is wrong."""
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:

@@ -1,0 +1,68 @@
+"""Reading the configuration's files: the one that was named, then the drop-ins beside it."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamad.config.problems import Position, Problem
+from llamad.config.yamltree import Node, parse_tree
+
+MAX_FILE_BYTES = 4 << 20
+DROP_INS = "conf.d"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file that was read; `top` is None where it holds nothing (or nothing could be made of it)."""
+
+    file: Path
+    top: Node | None
+
+
+def read_files(file: Path) -> tuple[list[Source], list[Problem]]:
+    """Read FILE, then `conf.d/*.yaml` beside it in name order. What cannot be read is a problem and no source."""
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    drop_ins, found = _drop_ins(file.parent / DROP_INS)
+    problems += found
+    for path in (file, *drop_ins):
+        try:
+            text = _read(path)
+        except OSError as error:
+            problems.append(Problem(Position(path, 1, 1), "", f"cannot be read: {error.strerror or error}"))
+            continue
+        except UnicodeDecodeError as error:
+            before = bytes(error.object[: error.start])
+            line, column = before.count(b"\n"), len(before) - (before.rfind(b"\n") + 1)
+            problems.append(Problem(Position(path, line + 1, column + 1), "", "this is not UTF-8 text"))
+            continue
+        top, found = parse_tree(path, text)
+        problems += found
+        if top is not None and top.value is not None and not hasattr(top.value, "items"):
+            problems.append(Problem(top.position, "", "the file must hold a mapping (key: value)"))
+            top = None
+        sources.append(Source(path, top))
+    return sources, problems
+
+
+def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [Problem(Position(folder, 1, 1), "", f"cannot be read: {error.strerror}")]
+    return [folder / name for name in names if name.endswith(".yaml") and not name.startswith(".")], []
+
+
+def _read(path: Path) -> str:
+    """A regular file's text; a pipe or a device in its place must not block or flood the reader."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("it is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data.decode("utf-8-sig")

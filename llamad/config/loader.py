@@ -1,0 +1,236 @@
+"""From files to a configuration: read, merge, type, check; every problem in one pass, each at its place."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llamad.config.argv import argument_problems
+from llamad.config.checks import (
+    PROGRAM_WORDS,
+    Written,
+    gateway_problems,
+    is_program,
+    server_problems,
+    shared_problems,
+)
+from llamad.config.files import read_files
+from llamad.config.merging import merge_files, with_defaults
+from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
+from llamad.config.options import Binary, BinaryError, probe_binary
+from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.values import PATTERN_WORDS
+from llamad.config.wording import Typed, not_a_mapping, typed
+from llamad.config.world import Reader, credential_problems, has_api_keys, model_problems
+from llamad.config.yamltree import Node, mapping
+from llamad.host.dirs import Directories
+
+OPTIONS_CACHE = "options.json"
+"""Below the cache directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the files say. `config` is None exactly when a TEXT problem exists; `binaries` has the binary of each server
+    that llamad runs, by the server's name, where it could be asked for its options.
+    """
+
+    config: Config | None
+    problems: tuple[Problem, ...]
+    files: tuple[Path, ...]
+    binaries: Mapping[str, Binary]
+
+    def of(self, server: str) -> tuple[Problem, ...]:
+        """The problems that concern one server."""
+        return tuple(problem for problem in self.problems if problem.server == server)
+
+
+def load(file: Path, dirs: Directories, *, environ: Mapping[str, str], service_user: str | None = None) -> Loaded:
+    """Read FILE and the drop-ins beside it. Blocks (files; each new binary is run once): call it in a thread.
+
+    `service_user` is for root who checks the file on behalf of the service: what that user may not read, or its sandbox
+    hides, is then a problem too.
+    """
+    file = file.absolute()
+    sources, problems = read_files(file)
+    top, found = merge_files([source.top for source in sources if source.top is not None])
+    problems += found
+    load_of = _Load(file, dirs, Reader(environ, service_user), top or mapping(Position(file, 1, 1), {}), problems)
+    config = load_of.run()
+    broken = any(problem.kind is ProblemKind.TEXT for problem in load_of.problems)
+    order = {path: index for index, path in enumerate(dict.fromkeys([file, *(source.file for source in sources)]))}
+    return Loaded(
+        None if broken else config,
+        _sorted(load_of.problems, order),
+        tuple(source.file for source in sources),
+        load_of.binaries,
+    )
+
+
+def _sorted(problems: list[Problem], order: Mapping[Path, int]) -> tuple[Problem, ...]:
+    """In the order of reading. A text that several servers share (a default, an anchor) is told of once."""
+
+    def place(problem: Problem) -> tuple[int, Path, int, int, str, str]:
+        where = problem.position
+        return order.get(where.file, len(order)), where.file, where.line, where.column, problem.path, problem.message
+
+    unique: dict[object, Problem] = {}
+    for problem in problems:
+        whose = problem.server if problem.kind is not ProblemKind.TEXT else None
+        unique.setdefault((problem.position, problem.message, whose), problem)
+    return tuple(sorted(unique.values(), key=place))
+
+
+class _Load:
+    """One load: collects the problems and binaries on the way."""
+
+    def __init__(self, file: Path, dirs: Directories, reader: Reader, top: Node, problems: list[Problem]) -> None:
+        self.problems = problems
+        self.binaries: dict[str, Binary] = {}
+        self._file = file
+        self._dirs = dirs
+        self._reader = reader
+        self._top = top
+        self._probed: dict[str, Binary | BinaryError] = {}
+
+    def run(self) -> Config:
+        """The configuration, with defaults in the place of what was wrong."""
+        head = self._head()
+        gateway = self._gateway()
+        servers = list(self._servers(head.value, self._defaults()))
+        if not is_program(head.value.llama_server):
+            self._tell(("llama_server",), PROGRAM_WORDS.format(head.value.llama_server))
+        if "models_dir" not in head.bad:
+            self._check_folder(head.value.models_dir)
+        for server in servers:
+            self.problems += server_problems(server, gateway.value if "memory_budget" not in gateway.bad else None)
+            self._ask_the_machine(server, head)
+        self.problems += shared_problems(servers, gateway.value)
+        configs = {server.name: server.config for server in servers}
+        return head.value.model_copy(update={"gateway": gateway.value, "servers": configs})
+
+    def _tell(
+        self, path: tuple[str, ...], message: str, *, hint: str | None = None, kind: ProblemKind = ProblemKind.TEXT
+    ) -> None:
+        node = self._top.get(*path) or self._top
+        self.problems.append(Problem(node.position, ".".join(path), message, kind, hint=hint))
+
+    def _head(self) -> Typed[Config]:
+        """Everything but the gateway and the servers."""
+        elsewhere = ("gateway", "defaults", "servers")
+        rest = {key: entry for key, entry in self._top.entries.items() if key not in elsewhere}
+        if (written := rest.get("models_dir")) is not None and written.node.value is None:
+            del rest["models_dir"]
+        node = mapping(self._top.position, rest)
+        fallback = {"models_dir": self._dirs.models}
+        result = typed(Config, node, (), fallback=fallback, also_known=elsewhere)
+        self.problems += result.problems
+        models_dir = _beside(node.get("models_dir"), result.value.models_dir)
+        return replace(result, value=result.value.model_copy(update={"models_dir": models_dir}))
+
+    def _gateway(self) -> Typed[GatewayConfig]:
+        node = self._top.get("gateway") or mapping(self._top.position, {})
+        result = typed(GatewayConfig, node, ("gateway",))
+        self.problems += result.problems
+        keys_file = result.value.api_keys_file
+        if keys_file is not None:
+            keys_file = _beside(node.get("api_keys_file"), keys_file)
+        gateway = result.value.model_copy(update={"api_keys_file": keys_file})
+        try:
+            has_keys = has_api_keys(keys_file, self._file, self._reader)
+        except OSError as error:
+            self._tell(("gateway", "api_keys_file"), f"{keys_file} cannot be read: {error.strerror}")
+            has_keys = True  # they were meant to be asked: one problem is enough
+        if result.bad.isdisjoint(("insecure", "api_keys_file", "listen")):
+            self.problems += gateway_problems(self._top, gateway, has_keys=has_keys)
+        return replace(result, value=gateway)
+
+    def _defaults(self) -> Node:
+        """What goes under every server; its own problems are told of here, once."""
+        nothing = mapping(self._top.position, {})
+        node = self._top.get("defaults") or nothing
+        result = typed(ServerConfig, node, ("defaults",), given={"name": "defaults"})
+        self.problems += result.problems
+        return node if node.entries else nothing
+
+    def _servers(self, head: Config, defaults: Node) -> Iterator[Written]:
+        node = self._top.get("servers")
+        if node is None or node.value is None:
+            return
+        if not isinstance(node.value, Mapping):
+            self.problems.append(not_a_mapping(node, ("servers",)))
+            return
+        for name, entry in node.value.items():
+            path = ("servers", name)
+            if not re.fullmatch(SERVER_NAME, name):
+                words = f"{name!r} {PATTERN_WORDS[SERVER_NAME]}"
+                self.problems.append(Problem(entry.key, ".".join(path), words))
+            merged = with_defaults(entry.node, defaults)
+            given = {"name": name if re.fullmatch(SERVER_NAME, name) else "x"}
+            result = typed(ServerConfig, merged, path, given=given)
+            self.problems += result.problems
+            if entry.node.value is None or isinstance(entry.node.value, Mapping):
+                config = _with_paths(result.value, merged, head.models_dir)
+                yield Written(name, entry.key, entry.node, merged, config, result.bad)
+
+    def _check_folder(self, models_dir: Path) -> None:
+        """A models_dir that was asked for should be there; the default one comes with the package."""
+        if self._top.get("models_dir") is not None and not models_dir.is_dir():
+            words = "is not a folder" if models_dir.exists() else "there is no such folder"
+            self._tell(("models_dir",), f"{models_dir}: {words}", kind=ProblemKind.WORLD)
+
+    def _ask_the_machine(self, server: Written, head: Typed[Config]) -> None:
+        self.problems += credential_problems(server, self._reader)
+        if server.has("url"):
+            return
+        if "models_dir" not in head.bad:
+            self.problems += model_problems(server, self._reader)
+        program = server.config.llama_server or head.value.llama_server
+        if not is_program(program) or not server.fine("llama_server") or "llama_server" in head.bad:
+            return
+        binary = self._probe(program)
+        if isinstance(binary, Binary):
+            self.binaries[server.name] = binary
+            self._check_arguments(server, binary)
+            return
+        at, path = (server.node.get("llama_server"), f"servers.{server.name}.llama_server")
+        if at is None and (at := self._top.get("llama_server")) is not None:
+            path = "llama_server"
+        where = server.key if at is None else at.position
+        self.problems.append(Problem(where, path, binary.message, ProblemKind.WORLD, server.name, binary.hint))
+
+    def _probe(self, program: str) -> Binary | BinaryError:
+        if program not in self._probed:
+            try:
+                cache = self._dirs.cache / OPTIONS_CACHE
+                self._probed[program] = probe_binary(program, cache=cache, environ=self._reader.environ)
+            except BinaryError as error:
+                self._probed[program] = error
+        return self._probed[program]
+
+    def _check_arguments(self, server: Written, binary: Binary) -> None:
+        config = server.config
+        for finding in argument_problems(binary.options, config.args, config.extra_args):
+            self.problems.append(
+                server.problem(
+                    finding.message,
+                    *finding.path,
+                    hint=finding.hint,
+                    kind=ProblemKind.OPTION,
+                    at_key=finding.at_key,
+                )
+            )
+
+
+def _beside(node: Node | None, path: Path) -> Path:
+    """A relative path starts at the folder of the file it stands in."""
+    return path if node is None else node.position.file.parent / path
+
+
+def _with_paths(config: ServerConfig, node: Node, models_dir: Path) -> ServerConfig:
+    update: dict[str, object] = {}
+    if config.model is not None:
+        update["model"] = models_dir / config.model
+    if config.api_key_file is not None:
+        update["api_key_file"] = _beside(node.get("api_key_file"), config.api_key_file)
+    return config.model_copy(update=update)

@@ -1,0 +1,102 @@
+"""Several files become one, and `defaults:` goes under every server. Pure: every value keeps its place."""
+
+from collections.abc import Iterable, Mapping
+
+from llamad.config.helptext import bare
+from llamad.config.problems import Problem
+from llamad.config.wording import not_a_mapping
+from llamad.config.yamltree import Entry, Node, mapping
+
+SOURCES = ("model", "hf_repo", "url")
+"""Exactly one of them says what a server serves."""
+EXTERNAL_KEYS = frozenset({"url", "aliases", "api_key_credential", "api_key_file", "health", "max_concurrent"})
+"""What a server that llamad does not run may have."""
+_DEEP = frozenset({"restart", "health", "stop", "limits", "args", "env", "env_credentials"})
+"""What a server and the defaults share key by key; anything else is taken whole."""
+
+
+def merge_files(tops: Iterable[Node]) -> tuple[Node | None, list[Problem]]:
+    """One tree of all files. A server stands in one file only; of anything else the later file's word counts, key by
+    key. None where there is no file with anything in it.
+    """
+    merged: Node | None = None
+    problems: list[Problem] = []
+    for top in tops:
+        if merged is None:
+            merged = top
+            continue
+        servers, found = _join_servers(merged.get("servers"), top.get("servers"))
+        problems += found
+        merged = _over(merged, top)
+        if servers is not None:
+            entries = {**merged.entries, "servers": Entry(merged.entries["servers"].key, servers)}
+            merged = mapping(merged.position, entries)
+    return merged, problems
+
+
+def _join_servers(first: Node | None, second: Node | None) -> tuple[Node | None, list[Problem]]:
+    if first is None or second is None:
+        return None, []
+    problems = [
+        not_a_mapping(node, ("servers",))
+        for node in (first, second)
+        if node.value is not None and not isinstance(node.value, Mapping)
+    ]
+    for name, entry in second.entries.items():
+        if name in first.entries:
+            message = f"the server is also in {first.entries[name].key}: give one of them another name"
+            problems.append(Problem(entry.key, f"servers.{name}", message))
+    if not first.entries:
+        return second, problems
+    return mapping(first.position, {**second.entries, **first.entries}), problems
+
+
+def _over(base: Node, top: Node) -> Node:
+    """`top` laid over `base`, mappings key by key; an empty value does not blot out a mapping."""
+    if top.value is None and base.entries:
+        return base
+    if not (top.entries and base.entries):
+        return top
+    entries = dict(base.entries)
+    for key, entry in top.entries.items():
+        under = base.entries.get(key)
+        entries[key] = Entry(entry.key, _over(under.node, entry.node)) if under else entry
+    return mapping(top.position, entries)
+
+
+def with_defaults(server: Node, defaults: Node) -> Node:
+    """A server's entry with `defaults` under it, less those that would make no sense for it: a default is no wish of
+    this server's operator, and so never in conflict with what the server itself says.
+    """
+    if server.value is not None and not server.entries:
+        return server  # wrong in itself: told of as it was written
+    entries = {key: entry for key, entry in defaults.entries.items() if _applies(key, server, defaults)}
+    for key, entry in server.entries.items():
+        under = entries.get(key)
+        if under is None or key not in _DEEP:
+            entries[key] = entry
+        elif key == "args":
+            entries[key] = Entry(entry.key, _args_over(under.node, entry.node))
+        else:
+            entries[key] = Entry(entry.key, _over(under.node, entry.node))
+    return mapping(server.position, entries)
+
+
+def _applies(key: str, server: Node, defaults: Node) -> bool:
+    if "url" in server.entries:
+        return key in EXTERNAL_KEYS - {"url"}
+    if key in SOURCES:
+        return not any(source in server.entries for source in SOURCES)
+    if key == "idle_timeout":
+        start = server.get("start") or defaults.get("start")
+        return start is not None and start.value == "on-demand"
+    return True
+
+
+def _args_over(base: Node, top: Node) -> Node:
+    """As `_over`, where `ctx-size` and `ctx_size` are one key."""
+    if not base.entries:
+        return top
+    mine = {bare(key) for key in top.entries}
+    kept = {key: entry for key, entry in base.entries.items() if bare(key) not in mine}
+    return _over(mapping(base.position, kept), top)

@@ -1,0 +1,223 @@
+"""A llama-server binary and the options it knows: finds it, asks it (`--help`), and remembers the answer."""
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamad.config.helptext import Option, OptionTable, parse_help
+from llamad.errors import LlamadError
+
+__all__ = ["Binary", "BinaryError", "Option", "OptionTable", "parse_help", "probe_binary"]
+
+HELP_TIMEOUT = 5.0
+MAX_HELP_BYTES = 1 << 20
+MAX_CACHED = 32
+_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH")
+_WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """One llama-server as it was when asked; a new file at `path` differs in size or time."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    options: OptionTable
+
+
+class BinaryError(LlamadError):
+    """There is no llama-server to be had from that name or path."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What tells one build at a path from another."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+def probe_binary(name_or_path: str, *, cache: Path | None, environ: Mapping[str, str]) -> Binary:
+    """Find a llama-server (a name is looked up in PATH) and learn its options. Blocks for up to 5 s the first time;
+    then the answer comes from memory, or from the file `cache` (JSON; a broken one is ignored), while path, size and
+    mtime are the same. BinaryError says why there is none. May be called from several threads.
+    """
+    file = _locate(name_or_path, environ)
+    with _lock:
+        known = _memory.get(file)
+        if known is None:
+            known = _probe(file, cache, environ)
+            while len(_memory) >= MAX_CACHED:
+                del _memory[next(iter(_memory))]
+            _memory[file] = known
+        return known
+
+
+_lock = threading.Lock()
+_memory: dict[_File, Binary] = {}
+
+
+def _probe(file: _File, cache: Path | None, environ: Mapping[str, str]) -> Binary:
+    remembered = _read_cache(cache) if cache else {}
+    text = remembered.get(file)
+    table = None
+    if text is not None:
+        with contextlib.suppress(ValueError):
+            table = parse_help(text)
+    if table is None:
+        text = _ask(file.path, environ)
+        try:
+            table = parse_help(text)
+        except ValueError as error:
+            message = f"{file.path} is another program, not llama-server: {error}"
+            raise BinaryError(message, hint=_WRONG_PROGRAM) from None
+        if cache:
+            remembered[file] = text
+            _write_cache(cache, remembered)
+    return Binary(file.path, file.size, file.mtime_ns, table)
+
+
+def _locate(name: str, environ: Mapping[str, str]) -> _File:
+    if "/" in name:
+        path = Path(name)
+    else:
+        found = shutil.which(name, path=environ.get("PATH", os.defpath))
+        if found is None:
+            hint = "install llama.cpp, or set llama_server to the program's absolute path"
+            raise BinaryError(f"{name} is not in PATH", hint=hint)
+        path = Path(found).absolute()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BinaryError(f"{path}: {error.strerror}", hint="llama_server names the program that will run") from None
+    if path.is_dir() or not os.access(path, os.X_OK):
+        raise BinaryError(f"{path} is not executable", hint=f"chmod +x {path}, if it is llama-server")
+    return _File(path, status.st_size, status.st_mtime_ns)
+
+
+def _ask(path: Path, environ: Mapping[str, str]) -> str:
+    """What `path --help` prints to stdout. No GPU is shown to it: the help does not depend on them, and starting CUDA
+    takes a second and memory of the GPU.
+    """
+    env = {key: environ[key] for key in _PASSED_ON if key in environ} | {
+        "LC_ALL": "C.UTF-8",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    try:
+        child = subprocess.Popen(
+            [path, "--help"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        hint = "it is built for another machine, or is no program"
+        raise BinaryError(f"{path} cannot be run: {error.strerror}", hint=hint) from None
+    with child:
+        try:
+            output = _read(path, child)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # not yet waited for, so the number is still its own
+    return _judge(path, child.returncode, *output)
+
+
+def _read(path: Path, child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Read until both pipes are closed or the child has ended. BinaryError after 5 s, or when it talks without end."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    output = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
+    deadline = time.monotonic() + HELP_TIMEOUT
+    with selectors.DefaultSelector() as selector:
+        for fd in output:
+            selector.register(fd, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise _no_answer(path, f"has not ended {HELP_TIMEOUT:.0f} s after --help")
+            ready = selector.select(min(left, 0.1))
+            for key, _ in ready:
+                data = os.read(key.fd, 65536)
+                if not data:
+                    selector.unregister(key.fd)
+                output[key.fd] += data
+                if len(output[key.fd]) > MAX_HELP_BYTES:
+                    raise _no_answer(path, f"prints more than {MAX_HELP_BYTES >> 20} MiB to --help")
+            if not ready and _has_ended(child):
+                break  # something it started keeps the pipes open
+        while not _has_ended(child):  # it closed its output and goes on
+            if time.monotonic() > deadline:
+                raise _no_answer(path, f"has not ended {HELP_TIMEOUT:.0f} s after --help")
+            time.sleep(0.005)
+    out, err = output.values()
+    return bytes(out), bytes(err)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _no_answer(path: Path, what: str) -> BinaryError:
+    return BinaryError(f"{path} is another program, not llama-server: it {what}", hint=_WRONG_PROGRAM)
+
+
+def _judge(path: Path, status: int, out: bytes, err: bytes) -> str:
+    """The help, or BinaryError with what its end tells."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = None
+        if -status == signal.SIGILL:
+            name = "an illegal instruction"
+            hint = "this build is for another CPU: install one for this machine, or build llama.cpp on it"
+        raise BinaryError(f"{path} --help was ended by {name}", hint=hint)
+    if status != 0 and b"--model" not in out:
+        last = err.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        said = f": {last}" if last else ""
+        hint = "a library it needs is not installed" if "shared librar" in last else _WRONG_PROGRAM
+        raise BinaryError(f"{path} --help ended with status {status}{said}", hint=hint)
+    return out.decode(errors="replace")
+
+
+def _read_cache(cache: Path) -> dict[_File, str]:
+    """The help texts by file; nothing where the cache cannot be read or was not written by us."""
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8"))["help"]
+        return {
+            _File(Path(str(one["path"])), int(one["size"]), int(one["mtime_ns"])): str(one["text"]) for one in entries
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_cache(cache: Path, texts: Mapping[_File, str]) -> None:
+    """Replace the cache in one step. It only saves time: where it cannot be written, the next start asks again."""
+    newest = {file.path: (file, text) for file, text in texts.items()}  # one build a path
+    entries = [
+        {"path": str(file.path), "size": file.size, "mtime_ns": file.mtime_ns, "text": text}
+        for file, text in list(newest.values())[-MAX_CACHED:]
+    ]
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump({"help": entries}, file)
+            os.replace(name, cache)
+        except OSError:
+            os.unlink(name)
+            raise

@@ -1,0 +1,180 @@
+"""The kinds of values a configuration holds: how each is written, what it becomes, and what is said of a wrong one."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+
+from llamad.config.units import parse_duration, parse_size
+from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress, parse_address
+
+SERVER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+PLAIN_TEXT = r"^[^\x00-\x1f\x7f]+$"
+WORD = r"^[^\x00]*$"
+HF_REPO = r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$"
+URL = r"^http://[^/?#\s]+/?$"
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+HOST = r"^[0-9A-Za-z.:_-]+$"
+GPU_UUID = r"^(GPU|MIG)-[0-9A-Za-z/-]+$"
+
+PATTERN_WORDS: Mapping[str, str] = {
+    SERVER_NAME: "is no name: a letter or digit, then letters, digits, '.', '_', '-', 63 characters at most",
+    PLAIN_TEXT: "must be text, not empty and without control characters",
+    WORD: "must not contain a NUL character",
+    HF_REPO: "must be written ORG/NAME or ORG/NAME:QUANT",
+    URL: "must be written http://HOST:PORT, without a path",
+    ENV_NAME: "is no name of an environment variable: letters, digits and '_', no digit first",
+    HOST: "must be an address or a host's name",
+}
+"""What a value that does not match is told."""
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["500ms", "30s", "5m"]}),
+]
+"""Seconds; written `500ms`, `30s`, `5m`, `1h` or a number."""
+Size = Annotated[
+    int, BeforeValidator(parse_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512M", "20G"]})
+]
+"""Bytes; written `512M`, `20G` or a number."""
+Count = Annotated[int, Field(ge=1, strict=True)]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Name = Annotated[str, StringConstraints(pattern=SERVER_NAME)]
+Text = Annotated[str, StringConstraints(pattern=PLAIN_TEXT)]
+Word = Annotated[str, StringConstraints(pattern=WORD)]
+Flag = Annotated[bool, Field(strict=True)]
+Gpu = int | str
+"""An index in nvidia-smi's order, or a UUID."""
+ArgScalar = bool | int | float | str
+ArgValue = ArgScalar | tuple[ArgScalar, ...] | None
+EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
+
+
+def _argument(value: object) -> object:
+    """One value of `args`, or a list of them."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    for item in items:
+        if not isinstance(item, bool | int | float | str) and not (item is None and item is value):
+            raise ValueError("must be one value or a list of values")
+        if isinstance(item, str) and "\0" in item:
+            raise ValueError(PATTERN_WORDS[WORD])
+    return tuple(value) if isinstance(value, list) else value
+
+
+_ARG_SCALAR_SCHEMA = {"type": ["boolean", "number", "string"]}
+_ARG_SCHEMA: dict[str, Any] = {"type": ["boolean", "number", "string", "array", "null"], "items": _ARG_SCALAR_SCHEMA}
+Argument = Annotated[ArgValue, PlainValidator(_argument), WithJsonSchema(_ARG_SCHEMA)]
+
+
+def _pool(key: object) -> object:
+    """A GPU's index, or `host`: what memory is counted by."""
+    if key == "host" or (isinstance(key, int) and not isinstance(key, bool) and key >= 0):
+        return key
+    if isinstance(key, str) and key.isascii() and key.isdigit():
+        return int(key)
+    raise ValueError(f"{key!r} is neither a GPU's index nor host")
+
+
+Pool = Annotated[
+    int | Literal["host"],
+    PlainValidator(_pool),
+    WithJsonSchema({"type": "string", "pattern": "^([0-9]+|host)$"}),
+]
+Host = Annotated[str, StringConstraints(pattern=HOST)]
+HfRepo = Annotated[str, StringConstraints(pattern=HF_REPO)]
+Url = Annotated[str, StringConstraints(pattern=URL)]
+
+
+def _addresses(value: object) -> object:
+    """One address or a list of them; null is none."""
+    if value is None:
+        return ()
+    items = value if isinstance(value, list | tuple) else (value,)
+    out: list[Address] = []
+    for item in items:
+        if isinstance(item, UnixAddress | TcpAddress):
+            out.append(item)
+        elif isinstance(item, str):
+            out.append(parse_address(item))
+        else:
+            words = f"{item!r} is no address: write HOST:PORT, [::1]:PORT or unix:/PATH"
+            raise ValueError(words)  # noqa: TRY004 - what pydantic collects
+    return tuple(out)
+
+
+Addresses = Annotated[
+    tuple[Address, ...],
+    PlainValidator(_addresses),
+    WithJsonSchema({"type": ["string", "array", "null"], "items": {"type": "string"}}),
+]
+AccessLog = Annotated[
+    Literal["all", "errors", "off"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads off as false
+    WithJsonSchema({"enum": ["all", "errors", "off", False]}),
+]
+
+
+def _socket_path(value: object) -> object:
+    if isinstance(value, str):
+        if not value.startswith("/"):
+            raise ValueError(f"must be an absolute path, not {value!r}")
+        if len(value.encode()) > UNIX_PATH_LIMIT:
+            raise ValueError(
+                f"a unix socket's path has at most {UNIX_PATH_LIMIT} bytes, this one {len(value.encode())}"
+            )
+    return value
+
+
+SocketPath = Annotated[Path, BeforeValidator(_socket_path)]
+
+
+def _gpus(value: object) -> object:
+    """`[0, 1]` is one set for every replica, `[[0], [1]]` one for each."""
+    if value is None or value in ("all", "none"):
+        return value
+    if not isinstance(value, list | tuple):
+        words = f"{value!r} is neither all nor none nor a list such as [0] or [[0], [1]]"
+        raise ValueError(words)  # noqa: TRY004 - what pydantic collects
+    nested = [isinstance(item, list | tuple) for item in value]
+    if any(nested) and not all(nested):
+        raise ValueError("mixes GPUs and lists of GPUs: write [0, 1] for every replica or [[0], [1]] for one each")
+    sets = tuple(tuple(item) for item in value) if any(nested) else (tuple(value),)
+    for one in sets:
+        for gpu in one:
+            if not _is_gpu(gpu):
+                raise ValueError(f"{gpu!r} is no GPU: write its index (0, 1, ...) or its UUID (GPU-...)")
+        if len({str(gpu) for gpu in one}) != len(one):
+            raise ValueError("names a GPU twice")
+        if not one:
+            raise ValueError("is empty: write none for no GPU, or leave the key out")
+    return sets
+
+
+def _is_gpu(value: object) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(GPU_UUID, value) is not None
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _memory(value: object) -> object:
+    """One size, or one per GPU."""
+    if isinstance(value, Mapping):
+        return {_pool(pool): parse_size(size) for pool, size in value.items()}
+    return value if value is None else parse_size(value)
+
+
+_GPU_LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": ["integer", "string", "array"]}}
+Gpus = Annotated[
+    Literal["all", "none"] | tuple[tuple[Gpu, ...], ...] | None,
+    PlainValidator(_gpus),
+    WithJsonSchema({"anyOf": [{"enum": ["all", "none", None]}, _GPU_LIST_SCHEMA]}),
+]
+_SIZE_SCHEMA: dict[str, Any] = {"type": ["string", "integer"]}
+Memory = Annotated[
+    Size | Mapping[Pool, Size] | None,
+    PlainValidator(_memory),
+    WithJsonSchema({"type": ["string", "integer", "object", "null"], "additionalProperties": _SIZE_SCHEMA}),
+]

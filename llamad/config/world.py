@@ -1,0 +1,189 @@
+"""What the configuration demands of the machine: models that are there, a folder, credentials, API keys."""
+
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamad.config.checks import Written
+from llamad.config.problems import Problem, ProblemKind
+
+GGUF_MAGIC = b"GGUF"
+KEYS_CREDENTIAL = "api-keys"
+HIDDEN_BY_SANDBOX: Mapping[str, str] = {
+    "/home": "ProtectHome=yes",
+    "/root": "ProtectHome=yes",
+    "/run/user": "ProtectHome=yes",
+    "/tmp": "PrivateTmp=yes",
+    "/var/tmp": "PrivateTmp=yes",
+}
+"""Folders of which the unit's sandbox shows the service nothing."""
+_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who will read the files: this process, and, where root judges for a service, that service's user as well."""
+
+    environ: Mapping[str, str]
+    service_user: str | None = None
+
+    @property
+    def credentials(self) -> Path | None:
+        """systemd's credentials of this service; None outside it."""
+        folder = self.environ.get("CREDENTIALS_DIRECTORY")
+        return Path(folder) if folder else None
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether this process is a service (systemd.exec(5), INVOCATION_ID)."""
+        return "INVOCATION_ID" in self.environ
+
+    def hidden(self, path: Path) -> str | None:
+        """The unit's setting that hides `path` from the service."""
+        return next((why for folder, why in HIDDEN_BY_SANDBOX.items() if path.is_relative_to(folder)), None)
+
+
+def model_problems(server: Written, reader: Reader) -> Iterator[Problem]:
+    """Whether the model's file can be loaded. One look at its first bytes: llama-server judges the rest."""
+    model = server.config.model
+    if model is None:
+        return
+    for part in _parts(model):
+        found = _model_fault(part, reader)
+        if found:
+            message, hint = found
+            yield server.problem(message, "model", hint=hint, kind=ProblemKind.WORLD)
+            return
+
+
+def _parts(model: Path) -> list[Path]:
+    """All files of a split model (`name-00001-of-0000N.gguf`), which llama-server finds by itself."""
+    match = _SPLIT.fullmatch(model.name)
+    if not match or int(match[3]) > 999:
+        return [model]
+    count = int(match[3])
+    return [model] + [model.with_name(f"{match[1]}-{n:05}-of-{match[3]}.gguf") for n in range(1, count + 1)]
+
+
+def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
+    """What is wrong with one file of a model, and what to do."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return f"there is no {path}", _missing_hint(path, reader)
+    except PermissionError:
+        return (
+            f"{path} cannot be read: permission denied",
+            f"the user {_own_name()} needs to read it and to enter its folders",
+        )
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}", None
+    with os.fdopen(fd, "rb") as file:
+        kind = os.fstat(fd).st_mode
+        if stat.S_ISDIR(kind):
+            return f"{path} is a folder, not a model", "name the .gguf file in it"
+        if not stat.S_ISREG(kind):
+            return f"{path} is not a file", None
+        try:
+            magic = file.read(len(GGUF_MAGIC))
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}", None
+    if magic != GGUF_MAGIC:
+        return f"{path} is not a GGUF model", "llama.cpp loads GGUF files only: was it downloaded completely?"
+    return _service_fault(path, reader)
+
+
+def _missing_hint(path: Path, reader: Reader) -> str | None:
+    setting = reader.hidden(path) if reader.sandboxed else None
+    if setting:
+        return f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
+    if "~" in path.parts:
+        return "~ is not expanded: write the whole path"
+    return None
+
+
+def _service_fault(path: Path, reader: Reader) -> tuple[str, str] | None:
+    """A path that root can read and the service cannot."""
+    if reader.service_user is None:
+        return None
+    setting = reader.hidden(path)
+    if setting:
+        hint = f"its sandbox hides that folder ({setting}): put the model into models_dir"
+        return f"{path} can be read by root, but not by the service", hint
+    blocked = _blocked(path, reader.service_user)
+    if blocked:
+        return (
+            f"{path} can be read by root, but not by {reader.service_user}",
+            f"it may not read {blocked}: see its mode",
+        )
+    return None
+
+
+def _blocked(path: Path, user: str) -> Path | None:
+    """The first folder or file on the way that `user` may not enter or read, by the mode bits."""
+    try:
+        who = pwd.getpwnam(user)
+    except KeyError:
+        return None
+    groups = os.getgrouplist(user, who.pw_gid)
+    for one in (*reversed(path.parents), path):
+        status = one.stat()
+        shift = 6 if status.st_uid == who.pw_uid else 3 if status.st_gid in groups else 0
+        need = 4 if one == path else 1
+        if not status.st_mode >> shift & need:
+            return one
+    return None
+
+
+def _own_name() -> str:
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"with id {uid}"
+
+
+def credential_problems(server: Written, reader: Reader) -> Iterator[Problem]:
+    """Whether systemd gave the credentials that a server names; outside a service nobody can tell."""
+    config = server.config
+    named: list[tuple[tuple[str, ...], str]] = []
+    named += [(("env_credentials", name), credential) for name, credential in config.env_credentials.items()]
+    if config.api_key_credential:
+        named.append((("api_key_credential",), config.api_key_credential))
+    if reader.credentials is not None:
+        for path, credential in named:
+            if "/" in credential or not (reader.credentials / credential).is_file():
+                hint = f"add LoadCredential={credential}:/etc/llamad/{credential} to the unit and restart it"
+                yield server.problem(
+                    f"the service has no credential {credential!r}", *path, hint=hint, kind=ProblemKind.WORLD
+                )
+    if config.api_key_file is not None and not os.access(config.api_key_file, os.R_OK):
+        yield server.problem(f"{config.api_key_file} cannot be read", "api_key_file", kind=ProblemKind.WORLD)
+
+
+def has_api_keys(keys_file: Path | None, config_file: Path, reader: Reader) -> bool:
+    """Whether the gateway will have an API key to ask for: one in `gateway.api_keys_file`, else one in the credential
+    `api-keys`. Where root judges for a service, the credential is the file the unit takes it from. OSError where the
+    file that was named cannot be read.
+    """
+    if keys_file is not None:
+        return _holds_key(keys_file)
+    if reader.credentials is not None:
+        credential = reader.credentials / KEYS_CREDENTIAL
+    elif reader.service_user is not None:
+        credential = config_file.parent / KEYS_CREDENTIAL
+    else:
+        return False
+    try:
+        return _holds_key(credential)
+    except OSError:
+        return False
+
+
+def _holds_key(path: Path) -> bool:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return any(line and not line.startswith("#") for line in lines)
