@@ -157,7 +157,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _reap(_given: argparse.Namespace) -> int:
-    from llamad.daemon import reap
+    from llamad.reap import reap
 
     return reap()
 

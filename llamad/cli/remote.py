@@ -1,4 +1,4 @@
-"""The commands that ask the daemon. They start in a moment: neither aiohttp nor the configuration's model is imported."""
+"""The commands that ask the daemon. They import neither aiohttp nor the config model, and so start in a moment."""
 
 import json
 import os

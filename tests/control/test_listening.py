@@ -1,0 +1,206 @@
+"""The socket file, and connections that are no good."""
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamad.control import listening
+from llamad.control.listening import control_socket
+from llamad.errors import LlamadError
+from tests.control.fakes import FakeOperations, a_listener, ask, daemon, send, short_folder, until
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_without_a_group_only_the_own_user_may_connect(folder: Path) -> None:
+    old = os.umask(0)  # a lax umask opens nothing
+    try:
+        with control_socket(folder / "c.sock", group=None) as (_, group):
+            assert mode(folder / "c.sock") == 0o600
+            assert group is None
+    finally:
+        os.umask(old)
+    assert not (folder / "c.sock").exists()
+
+
+def test_the_groups_members_may_connect_too(folder: Path) -> None:
+    gid = 12345 if os.geteuid() == 0 else os.getegid()
+    with control_socket(folder / "c.sock", group=gid) as (_, group):
+        assert (mode(folder / "c.sock"), (folder / "c.sock").stat().st_gid, group) == (0o660, gid, gid)
+
+
+def test_a_group_it_may_not_give_the_socket_to_gets_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.chown", refuse)
+    with control_socket(folder / "c.sock", group=12345) as (_, group):
+        assert (mode(folder / "c.sock"), group) == (0o600, None)
+
+
+def test_the_folder_is_made_for_the_user_alone(folder: Path) -> None:
+    with control_socket(folder / "llamad" / "c.sock", group=None):
+        assert mode(folder / "llamad") == 0o700
+
+
+def test_a_socket_that_nobody_listens_on_is_replaced(folder: Path) -> None:
+    a_listener(folder / "c.sock").close()
+    with control_socket(folder / "c.sock", group=None) as (sock, _):
+        sock.listen()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(folder / "c.sock"))
+
+
+def test_another_llamad_is_not_pushed_aside(folder: Path) -> None:
+    with a_listener(folder / "c.sock"):
+        with pytest.raises(LlamadError, match=r"another llamad listens on .*/c\.sock \(stop it"):
+            control_socket(folder / "c.sock", group=None).__enter__()
+        assert (folder / "c.sock").exists()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(folder: Path) -> None:
+    (folder / "c.sock").write_text("precious")
+    with pytest.raises(LlamadError, match="is there and is no socket"):
+        control_socket(folder / "c.sock", group=None).__enter__()
+    assert (folder / "c.sock").read_text() == "precious"
+
+
+def test_the_socket_of_one_that_came_after_stays(folder: Path) -> None:
+    with control_socket(folder / "c.sock", group=None):
+        (folder / "c.sock").unlink()
+        later = a_listener(folder / "c.sock")
+    with later:
+        assert (folder / "c.sock").exists()
+
+
+def test_a_path_that_cannot_be_used_is_named(folder: Path) -> None:
+    (folder / "file").write_text("")
+    with pytest.raises(LlamadError, match=r"cannot make the control socket .*: .+ \(set control\.socket"):
+        control_socket(folder / "file" / "c.sock", group=None).__enter__()
+    with pytest.raises(LlamadError, match="too long"):
+        control_socket(folder / ("x" * 120), group=None).__enter__()
+
+
+GARBAGE = [
+    b"\x00\x01\x02\x03\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+    b"GET\r\n\r\n",
+    b"GET /v1/status HTTP/9.9\r\n\r\n",
+    b"GET /v1/status HTTP/1.1\r\nHost llamad\r\n\r\n",
+    b"GET /v1/status HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"GET /v1/status HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"POST /v1/reload HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /v1/status HTTP/1.1\r\nX: " + b"y" * 20000 + b"\r\n\r\n",
+    b"{}\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", GARBAGE, ids=range(len(GARBAGE)))
+async def test_garbage_gets_a_4xx_and_the_next_client_an_answer(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with daemon() as path:
+        answer = await send(path, raw)
+        assert 400 <= answer.status < 500
+        assert "application/json" in answer.head
+        assert b'"exit_code": 1' in answer.body
+        assert (await ask(path, "GET /v1/status")).status == 200
+    assert not caplog.records, "a client's mistake is not the daemon's"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"GET /v1", b"GET /v1/status HTTP/1.1\r\n", b"POST /v1/reload HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"]
+)
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing(raw: bytes) -> None:
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(raw)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await ask(path, "GET /v1/status")).status == 200
+    assert operations.calls == []
+
+
+async def test_a_bug_of_ours_is_a_500_with_a_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with daemon(FakeOperations(bug=ZeroDivisionError("oh"))) as path:
+        answer = await ask(path, "GET /v1/status")
+    assert answer.status == 500
+    assert b"journalctl -u llamad" in answer.body
+    assert b"oh" not in answer.body
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+async def test_a_bug_in_the_middle_of_a_stream_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /v1/status?watch=1 HTTP/1.1\r\nHost: llamad\r\n\r\n")
+        await reader.readuntil(b"\n")
+        operations.bug = ZeroDivisionError()
+        operations.board.update(next(iter(operations.board.replicas)), restarts=1)
+        assert b"0\r\n\r\n" not in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()
+        operations.bug = None
+        assert (await ask(path, "GET /v1/status")).status == 200
+    assert operations.streams == 0
+
+
+async def test_one_client_too_many_is_turned_away_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 2)
+    async with daemon() as path:
+        held = [await asyncio.open_unix_connection(path) for _ in range(2)]
+        assert (await ask(path, "GET /v1/status")).status == 503
+        writer = held[0][1]
+        writer.close()
+        await writer.wait_closed()
+
+        async def answered() -> bool:
+            return (await ask(path, "GET /v1/status")).status == 200
+
+        async with asyncio.timeout(5):
+            while not await answered():
+                pass
+        held[1][1].close()
+        await held[1][1].wait_closed()
+
+
+async def test_an_idle_connection_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "IDLE_TIMEOUT", 0.05)
+    async with daemon() as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: llamad\r\n\r\n")
+        await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_at_the_end_those_who_follow_are_let_go_at_once() -> None:
+    operations = FakeOperations()
+    began = asyncio.get_running_loop().time()
+    async with daemon(operations) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /v1/servers/qwen/logs?follow=1 HTTP/1.1\r\nHost: llamad\r\n\r\n")
+        await until(lambda: operations.streams == 1)
+    await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await writer.wait_closed()
+    assert operations.streams == 0
+    assert asyncio.get_running_loop().time() - began < 0.4

@@ -1,0 +1,258 @@
+"""The contract of `status --json`, and the other shapes."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamad.config.model import ServerConfig
+from llamad.control.wire import (
+    ConfigView,
+    ServerView,
+    devices_document,
+    error_document,
+    log_document,
+    server_document,
+    server_state,
+    settled_document,
+    status_document,
+    step_document,
+    timestamp,
+)
+from llamad.errors import ConfigError, LlamadError, NotAllowedError
+from llamad.host.address import UnixAddress
+from llamad.host.devices import Devices, Gpu, Vendor
+from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.plan import Action, Step
+from llamad.servers.state import State
+from llamad.servers.traffic import Traffic
+
+# What scripts rely on: keys may join here, none may go.
+CONTRACT = {"version", "ready", "config", "servers"}
+CONFIG = {"files", "loaded_at", "error"}
+SERVER = {"name", "wanted", "state", "aliases", "model", "in_flight", "queued", "replicas"}
+SERVER_MORE = {"url", "start", "notice"}
+REPLICA = {
+    *("index", "state", "pid", "address", "uptime_s", "restarts"),
+    *("last_exit", "last_error", "hint", "memory_bytes"),
+}
+REPLICA_MORE = {
+    *("generation", "cause", "retry_in_s", "in_flight", "slots"),
+    *("busy_slots", "tokens_per_s", "load_progress", "gpus"),
+}
+
+
+def a_view(replica: Replica | None = None, **config: object) -> ServerView:
+    """A server `qwen` with one replica."""
+    given = {"name": "qwen", "model": Path("/m/q.gguf"), **config}
+    return ServerView(ServerConfig.model_validate(given), "running", [replica or Replica(ReplicaKey("qwen", 0))])
+
+
+def test_every_key_of_the_contract_is_there_when_nothing_is_known() -> None:
+    status = status_document(version="1", ready=False, config=ConfigView(), servers=[a_view()], now=5.0)
+    server = status["servers"][0]
+    assert set(status) == CONTRACT
+    assert set(status["config"]) == CONFIG
+    assert set(server) == SERVER | SERVER_MORE
+    assert set(server["replicas"][0]) == REPLICA | REPLICA_MORE
+    assert json.loads(json.dumps(server["replicas"][0])) == {
+        **dict.fromkeys(REPLICA | REPLICA_MORE),
+        "index": 0,
+        "generation": 0,
+        "state": "stopped",
+        "restarts": 0,
+        "in_flight": 0,
+    }
+
+
+def test_the_example_of_the_contract() -> None:
+    key = ReplicaKey("qwen", 0)
+    replica = Replica(
+        key,
+        state=State.READY,
+        pid=4711,
+        address=UnixAddress(Path("/run/llamad/servers/qwen-0-1.sock")),
+        started_at=100.0,
+        ready_since=101.0,
+        memory_bytes=170000000,
+    )
+    view = a_view(replica, model=Path("/var/lib/llamad/models/q.gguf"), aliases=["default"])
+    config = ConfigView((Path("/etc/llamad/llamad.yaml"),), loaded_at=1767225600.0)
+    status = status_document(version="0.1.0", ready=True, config=config, servers=[view], now=112.54)
+    wanted = {
+        "version": "0.1.0",
+        "ready": True,
+        "config": {"files": ["/etc/llamad/llamad.yaml"], "loaded_at": "2026-01-01T00:00:00Z", "error": None},
+    }
+    assert {key: status[key] for key in wanted} == wanted  # type: ignore[literal-required]
+    server = status["servers"][0]
+    replica_document = server["replicas"][0]
+    assert {key: value for key, value in server.items() if key in SERVER - {"replicas"}} == {
+        "name": "qwen",
+        "wanted": "running",
+        "state": "ready",
+        "aliases": ["default"],
+        "model": "/var/lib/llamad/models/q.gguf",
+        "in_flight": 0,
+        "queued": 0,
+    }
+    assert {key: value for key, value in replica_document.items() if key in REPLICA} == {
+        "index": 0,
+        "state": "ready",
+        "pid": 4711,
+        "address": "unix:/run/llamad/servers/qwen-0-1.sock",
+        "uptime_s": 12.5,
+        "restarts": 0,
+        "last_exit": None,
+        "last_error": None,
+        "hint": None,
+        "memory_bytes": 170000000,
+    }
+
+
+def test_what_failed_is_shown_with_cause_and_hint_and_the_next_try() -> None:
+    replica = Replica(
+        ReplicaKey("qwen", 0),
+        state=State.BACKOFF,
+        started_at=1.0,
+        restarts=3,
+        last_exit="killed by SIGSEGV",
+        last_error=Failure("segfault", "it crashed", "update llama.cpp"),
+        retry_at=20.25,
+        load_progress=0.61849,
+        tokens_per_s=41.6666,
+    )
+    shown = server_document(a_view(replica), now=12.0)["replicas"][0]
+    assert (shown["last_error"], shown["hint"], shown["cause"]) == ("it crashed", "update llama.cpp", "segfault")
+    assert (shown["last_exit"], shown["restarts"]) == ("killed by SIGSEGV", 3)
+    assert shown["retry_in_s"] == 8.2
+    assert shown["uptime_s"] is None, "what does not run has no uptime"
+    assert shown["load_progress"] == 0.618
+    assert shown["tokens_per_s"] == 41.7
+
+
+def test_a_try_that_is_due_is_due_now_not_in_the_past() -> None:
+    replica = Replica(ReplicaKey("qwen", 0), state=State.BACKOFF, retry_at=3.0)
+    assert server_document(a_view(replica), now=12.0)["replicas"][0]["retry_in_s"] == 0.0
+
+
+def test_an_external_server_is_up_since_it_answers() -> None:
+    replica = Replica(ReplicaKey("qwen", 0), state=State.READY, ready_since=2.0)
+    view = a_view(replica, model=None, url="http://gpu:8080")
+    shown = server_document(view, now=12.0)
+    assert (shown["model"], shown["url"]) == (None, "http://gpu:8080")
+    assert shown["replicas"][0]["uptime_s"] == 10.0
+
+
+def test_a_model_that_is_fetched_goes_by_its_repository() -> None:
+    assert server_document(a_view(model=None, hf_repo="org/name:Q4"), now=0)["model"] == "org/name:Q4"
+
+
+def test_requests_are_counted_by_server_and_by_replica() -> None:
+    traffic = Traffic(lambda: 0.0)
+    first, second = ReplicaKey("qwen", 0), ReplicaKey("qwen", 1)
+    for key in (first, second, second):
+        traffic.begin(key)
+    traffic.queued = 7
+    config = ServerConfig(name="qwen", model=Path("/m"), replicas=2)
+    view = ServerView(config, "running", [Replica(first), Replica(second)], traffic, notice="a newer binary is there")
+    shown = server_document(view, now=0)
+    assert (shown["in_flight"], shown["queued"], shown["notice"]) == (3, 7, "a newer binary is there")
+    assert [one["in_flight"] for one in shown["replicas"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shown"), [("all", "all"), ("none", "none"), ([0, 1], [0, 1]), ([[0], ["GPU-1"]], [0]), (None, None)]
+)
+def test_the_gpus_are_those_of_the_replica(gpus: object, shown: object) -> None:
+    assert server_document(a_view(gpus=gpus, replicas=2), now=0)["replicas"][0]["gpus"] == shown
+
+
+def test_a_replica_that_the_configuration_has_no_gpus_for_any_more_is_shown_all_the_same() -> None:
+    leaving = Replica(ReplicaKey("qwen", 2))
+    assert server_document(a_view(leaving, gpus=[[0], [1]], replicas=2), now=0)["replicas"][0]["gpus"] is None
+
+
+@pytest.mark.parametrize(
+    ("states", "together"),
+    [
+        ("", "stopped"),
+        ("stopped stopped", "stopped"),
+        ("failed ready", "ready"),
+        ("draining loading", "loading"),
+        ("failed backoff", "backoff"),
+        ("stopped failed", "failed"),
+        ("stopping stopped", "stopping"),
+        ("unresponsive backoff", "unresponsive"),
+        ("starting backoff", "starting"),
+    ],
+)
+def test_a_servers_state_is_the_one_nearest_to_taking_requests(states: str, together: str) -> None:
+    assert server_state([State(state) for state in states.split()]) == together
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_server_with_one_replica_has_its_state(state: State) -> None:
+    assert server_state([state]) is state
+
+
+@pytest.mark.parametrize(
+    ("at", "text"), [(0, "1970-01-01T00:00:00Z"), (1.25, "1970-01-01T00:00:01.250Z"), (1.9999, "1970-01-01T00:00:02Z")]
+)
+def test_times_are_rfc_3339(at: float, text: str) -> None:
+    assert timestamp(at) == text
+
+
+def test_a_log_line() -> None:
+    assert log_document(at=0, level=logging.WARNING, replica=1, text="x", lost=3) == {
+        "at": "1970-01-01T00:00:00Z",
+        "level": "warning",
+        "replica": 1,
+        "text": "x",
+        "lost": 3,
+    }
+
+
+def test_steps_and_what_became_of_a_server() -> None:
+    step = Step(Action.REPLACE, "qwen", ("args.ctx_size 4096 -> 8192",))
+    assert step_document(step) == {"action": "replace", "server": "qwen", "reasons": ["args.ctx_size 4096 -> 8192"]}
+    assert settled_document("qwen", State.READY, None)["error"] is None
+    failed = settled_document("qwen", State.FAILED, Failure("x", "why", "do"))
+    assert failed == {"server": "qwen", "state": "failed", "error": "why", "hint": "do"}
+
+
+def test_an_error_says_what_the_command_ends_with() -> None:
+    assert error_document(NotAllowedError("no", hint="ask")) == {
+        "error": {"message": "no", "hint": "ask", "exit_code": 77}
+    }
+    assert error_document(LlamadError("no"))["error"]["exit_code"] == 1
+    refused = error_document(ConfigError("no", problems=("a:1:1: b",)))
+    assert refused["error"]["problems"] == ["a:1:1: b"]
+
+
+def test_devices() -> None:
+    gpu = Gpu(Vendor.AMD, index=1, pci="0000:03:00.0", memory_total=8, nodes=(Path("/dev/dri/renderD128"),))
+    shown = devices_document(Devices((gpu,), ("no /dev/kfd",)), {"/bin/ls": ("Vulkan0",)})
+    assert shown["problems"] == ["no /dev/kfd"]
+    assert shown["llama_server"] == {"/bin/ls": ["Vulkan0"]}
+    assert shown["gpus"] == [
+        {
+            "index": 1,
+            "vendor": "amd",
+            "name": None,
+            "uuid": None,
+            "pci": "0000:03:00.0",
+            "driver": None,
+            "memory_total_bytes": 8,
+            "memory_used_bytes": None,
+            "nodes": ["/dev/dri/renderD128"],
+        }
+    ]
+
+
+def test_the_shapes_need_neither_aiohttp_nor_pydantic() -> None:
+    script = "import sys, llamad.control.wire; sys.exit({'aiohttp', 'pydantic', 'yaml'} & set(sys.modules) != set())"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
