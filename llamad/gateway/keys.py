@@ -4,13 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import ip_address
 from pathlib import Path
 
 from llamad.config.model import SERVER_NAME, GatewayConfig
 from llamad.config.problems import Position, Problem
 from llamad.gateway.types import RequestHead
-from llamad.host.address import Address, UnixAddress
 
 MAX_BYTES = 256 << 10
 MAX_KEYS = 1024
@@ -136,25 +134,3 @@ def _read(file: Path) -> tuple[Keys, list[Problem]]:
     except OSError as error:
         return NO_KEYS, [Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")]
     return parse_keys(data, file)
-
-
-def open_to_all(config: GatewayConfig, keys: Keys) -> str | None:
-    """Why the gateway must not listen as it is told to: beyond loopback without keys. None: it may."""
-    if keys.by_digest or config.insecure:
-        return None
-    beyond = [str(address) for address in config.listen if not _private(address)]
-    if not beyond:
-        return None
-    return (
-        f"gateway.listen: {', '.join(beyond)} can be reached from other machines and no API key is asked: "
-        "set gateway.api_keys_file, or gateway.insecure: true to allow it"
-    )
-
-
-def _private(address: Address) -> bool:
-    if isinstance(address, UnixAddress) or address.host == "localhost":
-        return True
-    try:
-        return ip_address(address.host).is_loopback
-    except ValueError:
-        return False  # a name that may be anything

@@ -7,8 +7,8 @@ from urllib.parse import unquote
 
 from llamad.config.model import ServerConfig
 from llamad.gateway import modelname
-from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
 from llamad.gateway.modelname import UnreadableError
+from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
 from llamad.gateway.types import Answer, RequestHead, ToServer
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,0 +1,69 @@
+"""What the board and the traffic records say, as figures for the metrics and for people."""
+
+from collections.abc import Callable, Iterable
+
+from llamad.gateway.types import Backends
+from llamad.metrics import Metrics, ReplicaFigures, ServerFigures
+from llamad.servers.board import Change, Replica
+from llamad.servers.state import State
+
+_BEST_FIRST = (
+    State.READY,
+    State.UNRESPONSIVE,
+    State.LOADING,
+    State.STARTING,
+    State.DRAINING,
+    State.STOPPING,
+    State.BACKOFF,
+    State.FAILED,
+    State.STOPPED,
+)
+_ENDED = frozenset({State.BACKOFF, State.FAILED})
+
+
+def best_state(replicas: Iterable[Replica]) -> State:
+    """The state of a server: that of its best replica, `stopped` without any."""
+    return min((one.state for one in replicas), key=_BEST_FIRST.index, default=State.STOPPED)
+
+
+def read_figures(backends: Backends) -> list[ServerFigures]:
+    """Every configured server at this moment. During a start-first replace two replicas share an index: the better
+    one is shown, with the requests of both.
+    """
+    out = []
+    for name in backends.configs:
+        traffic = backends.traffic(name)
+        by_index: dict[int, list[Replica]] = {}
+        for one in backends.board.of(name):
+            by_index.setdefault(one.key.index, []).append(one)
+        shown = []
+        for index, group in by_index.items():
+            best = min(group, key=lambda one: _BEST_FIRST.index(one.state))
+            shown.append(
+                ReplicaFigures(
+                    index,
+                    best.state,
+                    sum(traffic.in_flight(one.key) for one in group),
+                    best.slots,
+                    best.busy_slots,
+                    best.tokens_per_s,
+                    best.memory_bytes,
+                )
+            )
+        out.append(ServerFigures(name, traffic.queued, shown))
+    return out
+
+
+def count_lives(metrics: Metrics) -> Callable[[Change], None]:
+    """An observer of the board that counts exits by cause, and restarts."""
+
+    def observe(change: Change) -> None:
+        old, new = change.old, change.new
+        if old is None or new is None:
+            return
+        if new.restarts > old.restarts:
+            metrics.restarted(new.key.server)
+        if change.moved and new.state in _ENDED and old.state not in _ENDED:
+            metrics.exited(new.key.server, new.last_error.cause if new.last_error is not None else "unknown")
+
+    return observe

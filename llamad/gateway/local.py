@@ -1,0 +1,158 @@
+"""What the gateway answers itself: what it is, whether it is well, which models there are, and its metrics."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llamad import __version__
+from llamad.config.model import ServerConfig
+from llamad.gateway.asking import NO_REPORT, Asker, Report, Target
+from llamad.gateway.figures import best_state
+from llamad.gateway.replies import json_answer, unknown_model
+from llamad.gateway.routes import Here, Place
+from llamad.gateway.types import Answer, Backends, Local
+from llamad.metrics import CONTENT_TYPE, Metrics
+from llamad.servers.board import Failure, Replica
+from llamad.servers.state import State
+
+_OWNER = "llamad"
+_CONTEXT_ARGS = frozenset({"ctx_size", "c"})
+
+
+class LocalAnswers:
+    """`wanted` says whether a server should run now (Fleet.wanted), `key_of` which key an external one asks."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        metrics: Metrics,
+        asker: Asker,
+        *,
+        wanted: Callable[[str], str],
+        key_of: Callable[[str], str | None],
+    ) -> None:
+        self._backends = backends
+        self._metrics = metrics
+        self._asker = asker
+        self._wanted = wanted
+        self._key_of = key_of
+        self._since = int(time.time())  # of the models' `created`, which clients expect to be there
+
+    def answer(self, here: Here, query: str) -> Answer | Local:
+        """The answer of a place; Local where servers are asked for it first."""
+        match here.place:
+            case Place.INDEX:
+                return _INDEX
+            case Place.HEALTH:
+                return json_answer({"status": "ok"})
+            case Place.READY:
+                return self._ready()
+            case Place.METRICS:
+                return Local(self._all_metrics) if _asks_servers(query) else self._own_metrics()
+            case Place.MODELS:
+                return Local(self._models)
+            case Place.MODEL:
+                return Local(lambda: self._model(here.server))
+
+    def _ready(self) -> Answer:
+        """200 when every always-on server that should run has a ready replica, 503 with the reasons otherwise. One
+        that was stopped by hand, or made way for another, should not run.
+        """
+        down = {}
+        for name, config in self._backends.configs.items():
+            if config.start == "always" and self._wanted(name) == "running":
+                replicas = self._backends.board.of(name)
+                if best_state(replicas) is not State.READY:
+                    down[name] = _why(replicas)
+        if not down:
+            return json_answer({"status": "ok"})
+        message = "not ready: " + ", ".join(f"{name} ({why['message'] or why['state']})" for name, why in down.items())
+        error = {"message": message, "type": "server_error", "param": None, "code": "not_ready"}
+        return json_answer({"error": error, "servers": down}, status=503)
+
+    def _own_metrics(self) -> Answer:
+        return Answer(200, self._metrics.exposition(), CONTENT_TYPE)
+
+    async def _all_metrics(self) -> Answer:
+        servers = await self._asker.metrics(self._ready_replicas())
+        return Answer(200, self._metrics.exposition() + servers, CONTENT_TYPE)
+
+    async def _models(self) -> Answer:
+        reports = await self._asker.reports(self._ready_replicas(one_each=True))
+        configs = self._backends.configs  # after the wait: they may be others now
+        data = [self._entry(config, reports.get(name, NO_REPORT)) for name, config in configs.items()]
+        return json_answer({"object": "list", "data": data})
+
+    async def _model(self, server: str) -> Answer:
+        targets = [one for one in self._ready_replicas(one_each=True) if one.replica.key.server == server]
+        reports = await self._asker.reports(targets)
+        config = self._backends.configs.get(server)
+        if config is None:  # a reload took it away during the wait
+            return unknown_model(server, tuple(self._backends.configs))
+        return json_answer(self._entry(config, reports.get(server, NO_REPORT)))
+
+    def _entry(self, config: ServerConfig, report: Report) -> Mapping[str, Any]:
+        replicas = self._backends.board.of(config.name)
+        return {
+            "id": config.name,
+            "object": "model",
+            "created": self._since,
+            "owned_by": _OWNER,
+            "aliases": list(config.aliases),
+            "state": best_state(replicas),
+            "start": config.start,
+            "replicas": {"ready": sum(one.state is State.READY for one in replicas), "configured": config.replicas},
+            "context": report.context if report.context is not None else _written_context(config),
+            "meta": report.meta,
+        }
+
+    def _ready_replicas(self, *, one_each: bool = False) -> list[Target]:
+        out = []
+        for name in self._backends.configs:
+            ready = [
+                one for one in self._backends.board.of(name) if one.state is State.READY and one.address is not None
+            ]
+            if one_each:
+                ready = ready[:1]
+            elif len({one.key.index for one in ready}) < len(ready):  # both sides of a start-first replace
+                ready = list({one.key.index: one for one in ready}.values())
+            out += [Target(one, self._key_of(name)) for one in ready]
+        return out
+
+
+def _asks_servers(query: str) -> bool:
+    """`?servers=1` (or `true`): each scrape of a llama-server resets its averages, so it is done only when asked for."""
+    return any(field in ("servers=1", "servers=true") for field in query.split("&"))
+
+
+def _why(replicas: list[Replica]) -> dict[str, str | None]:
+    failure: Failure | None = next((one.last_error for one in replicas if one.last_error is not None), None)
+    return {
+        "state": best_state(replicas),
+        "cause": failure.cause if failure is not None else None,
+        "message": failure.message if failure is not None else None,
+        "hint": failure.hint if failure is not None else None,
+    }
+
+
+def _written_context(config: ServerConfig) -> int | None:
+    """The context that the configuration names, for a server that is not up."""
+    for name, value in config.args.items():
+        if name.lstrip("-").replace("-", "_") in _CONTEXT_ARGS and isinstance(value, int):
+            return value or None
+    return None
+
+
+_INDEX = json_answer(
+    {
+        "name": "llamad",
+        "version": __version__,
+        "what": "an OpenAI-compatible gateway to llama.cpp servers",
+        "models": "/v1/models",
+        "chat": "/v1/chat/completions",
+        "one_server": "/servers/NAME/",
+        "health": "/health",
+        "ready": "/ready",
+        "metrics": "/metrics",
+    }
+)

@@ -1,0 +1,161 @@
+"""The policy: everything the gateway decides, behind the one object that its data path asks."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from llamad.config.model import GatewayConfig, ServerConfig
+from llamad.errors import LlamadError
+from llamad.gateway.access import AccessLog
+from llamad.gateway.admission import Queues
+from llamad.gateway.asking import Asker
+from llamad.gateway.cors import Cors
+from llamad.gateway.figures import count_lives, read_figures
+from llamad.gateway.keys import Keys
+from llamad.gateway.local import LocalAnswers
+from llamad.gateway.replies import error_answer
+from llamad.gateway.routes import Names, choose, needs_body
+from llamad.gateway.types import Answer, Backends, Exchange, Headers, RequestHead, Route, ToServer
+from llamad.metrics import Metrics
+from llamad.servers.probe import Prober, probe
+
+log = logging.getLogger(__name__)
+_FREE = frozenset({"/health", "/v1/health"})
+
+
+class Policy:
+    """Implements types.Policy. Use it as `async with`: inside, it follows the board and may ask the fleet.
+
+    `wanted` is Fleet.wanted; `external_key` reads the key that an external server asks (LlamadError where it cannot
+    be read), and is called once for each accepted configuration.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        settings: GatewayConfig,
+        keys: Keys,
+        metrics: Metrics,
+        *,
+        wanted: Callable[[str], str],
+        external_key: Callable[[ServerConfig], str | None],
+        prober: Prober = probe,
+    ) -> None:
+        self._backends = backends
+        self._metrics = metrics
+        self._clock = asyncio.get_running_loop().time
+        self._configs: Mapping[str, ServerConfig] | None = None
+        self._external_key = external_key
+        self._local = LocalAnswers(
+            backends, metrics, Asker(prober), wanted=wanted, key_of=lambda name: self._server_keys.get(name)
+        )
+        self._access = AccessLog(settings.access_log)
+        self._cors = Cors(settings.cors_origins)
+        self._keys = keys
+        self._stack = AsyncExitStack()
+        self.admission = Queues(backends, settings.queue, rejected=metrics.rejected)
+        metrics.read_servers(lambda: read_figures(backends))
+        self._follow()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.admission)
+        self._stack.enter_context(self._backends.board.observe(count_lives(self._metrics)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def apply(self, settings: GatewayConfig, keys: Keys) -> None:
+        """Take over what a reload changed; requests that wait keep their place and their time."""
+        self._access = AccessLog(settings.access_log)
+        self._cors = Cors(settings.cors_origins)
+        self._keys = keys
+        self._follow()
+        self.admission.apply(settings.queue)
+
+    def authorize(self, head: RequestHead) -> str | None | Answer:
+        """See types.Policy. `/health` and OPTIONS, which a browser asks without the key, need none."""
+        if not self._keys.by_digest or head.path in _FREE or head.method == "OPTIONS":
+            return None
+        return self._keys.who(head) or _UNAUTHORIZED
+
+    def needs_body(self, head: RequestHead) -> bool:
+        """See types.Policy."""
+        return needs_body(head)
+
+    def route(self, head: RequestHead, body: bytes | None) -> Route:
+        """See types.Policy."""
+        if self._backends.configs is not self._configs:
+            self._follow()
+        if head.method == "OPTIONS":
+            return self._cors.preflight(head)
+        found = choose(self._names, head, body)
+        if type(found) is ToServer:
+            if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
+                found.authorization = b"Bearer " + key.encode()
+            return found
+        return found if isinstance(found, Answer) else self._local.answer(found, head.query)
+
+    def error(
+        self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None
+    ) -> Answer:
+        """See types.Policy."""
+        return error_answer(status, message, kind=kind, headers=headers)
+
+    def begin(self, head: RequestHead, peer: str) -> Exchange:
+        """See types.Policy."""
+        return Exchange(head, self._clock(), peer)
+
+    def finished(self, exchange: Exchange) -> None:
+        """See types.Policy."""
+        began = exchange.began
+        ended = exchange.ended if exchange.ended is not None else self._clock()
+        first = exchange.first_byte
+        self._metrics.request(
+            exchange.server,
+            exchange.key,
+            exchange.status,
+            duration=ended - began,
+            first_byte=None if first is None else first - began,
+            bytes_in=exchange.bytes_in,
+            bytes_out=exchange.bytes_out,
+            retries=exchange.retries,
+        )
+        self._access.write(exchange, ended)
+
+    def cors(self, head: RequestHead) -> Headers:
+        """See types.Policy."""
+        return self._cors.headers(head)
+
+    def _follow(self) -> None:
+        """Take over the configuration's servers."""
+        before, configs = self._configs or {}, self._backends.configs
+        self._configs = configs
+        self._names = Names(configs)
+        self._server_keys = self._read_server_keys(configs)
+        self._metrics.forget(name for name in before if name not in configs)
+
+    def _read_server_keys(self, configs: Mapping[str, ServerConfig]) -> dict[str, str]:
+        out = {}
+        for name, config in configs.items():
+            try:
+                key = self._external_key(config) if config.external else None
+            except LlamadError as error:
+                log.error("%s is asked without its key: %s", name, error, extra={"server": name, "event": "no-key"})  # noqa: TRY400 - an operator's error, no bug
+                continue
+            if key is not None:
+                out[name] = key
+        return out
+
+
+_UNAUTHORIZED = error_answer(
+    401,
+    "no API key that llamad knows: send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+    kind="invalid_api_key",
+    headers=[(b"www-authenticate", b'Bearer realm="llamad"')],
+)
