@@ -14,7 +14,7 @@ _llamad() {
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
             return
             ;;
-        -n) return ;;
+        -n | --lines) return ;;
     esac
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
@@ -27,13 +27,14 @@ _llamad() {
     local words
     case $command in
         '') words='run check plan reload status start stop restart logs models devices schema upgrade reap demo --help --version' ;;
-        run | check) words='--config --help' ;;
+        run) words='--config --help' ;;
+        check) words='--config --json --help' ;;
         reload) words='--wait --socket --help' ;;
         status) words="--json --watch --socket --help $(_llamad_servers)" ;;
         start | stop | restart) words="--wait --socket --help $(_llamad_servers)" ;;
-        logs) words="-f -n --socket --help $(_llamad_servers)" ;;
-        models) words='--json --socket --help' ;;
-        plan | devices | upgrade) words='--socket --help' ;;
+        logs) words="-f --follow -n --lines --socket --help $(_llamad_servers)" ;;
+        models | devices) words='--json --socket --help' ;;
+        plan | upgrade) words='--socket --help' ;;
         demo) words='--once --help' ;;
         *) words='--help' ;;
     esac

@@ -72,7 +72,7 @@ def root_of(suite: str) -> Path:
 
 
 def wheels() -> Path:
-    """llamad's dependencies as wheels for Debian 12, which has not all of them as packages. Raises CalledProcessError."""
+    """llamad's dependencies as wheels for Debian 12, where not all are packages. Raises CalledProcessError."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         dependencies = sorted(tomllib.load(file)["project"]["dependencies"])
     key = hashlib.sha256("\0".join(dependencies).encode()).hexdigest()[:12]
