@@ -7,7 +7,7 @@ from typing import Any
 
 from llamad.gateway.merge import merge
 from llamad.servers.board import Replica, ReplicaKey
-from llamad.servers.probe import ProbeAnswer, Prober, ProbeError
+from llamad.servers.probe import ProbeAnswer, ProbeError, Prober
 
 ASK_TIMEOUT = 2.0
 """Seconds that a model list or a scrape waits for the servers, all together."""

@@ -121,7 +121,7 @@ class LocalAnswers:
 
 
 def _asks_servers(query: str) -> bool:
-    """`?servers=1` (or `true`): each scrape of a llama-server resets its averages, so it is done only when asked for."""
+    """`?servers=1` (or `true`): a scrape resets averages of a llama-server, so it is done only when asked for."""
     return any(field in ("servers=1", "servers=true") for field in query.split("&"))
 
 

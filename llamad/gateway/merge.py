@@ -1,4 +1,7 @@
-"""Several servers' metrics as one valid exposition (Prometheus text format 0.0.4): labels added, each family once. Pure."""
+"""Several servers' metrics as one valid exposition: labels added, each family once. Pure.
+
+The format is Prometheus' text format 0.0.4 (prometheus.io, "Exposition formats").
+"""
 
 import re
 from collections.abc import Iterable, Mapping

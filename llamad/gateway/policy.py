@@ -17,7 +17,7 @@ from llamad.gateway.figures import count_lives, read_figures
 from llamad.gateway.keys import Keys
 from llamad.gateway.local import LocalAnswers
 from llamad.gateway.replies import error_answer
-from llamad.gateway.routes import Names, choose, needs_body
+from llamad.gateway.routes import Here, Names, choose, needs_body
 from llamad.gateway.types import Answer, Backends, Exchange, Headers, RequestHead, Route, ToServer
 from llamad.metrics import Metrics
 from llamad.servers.probe import Prober, probe
@@ -49,14 +49,12 @@ class Policy:
         self._clock = asyncio.get_running_loop().time
         self._configs: Mapping[str, ServerConfig] | None = None
         self._external_key = external_key
-        self._local = LocalAnswers(
-            backends, metrics, Asker(prober), wanted=wanted, key_of=lambda name: self._server_keys.get(name)
-        )
+        self._local = LocalAnswers(backends, metrics, Asker(prober), wanted=wanted, key_of=self._server_key)
         self._access = AccessLog(settings.access_log)
         self._cors = Cors(settings.cors_origins)
         self._keys = keys
         self._stack = AsyncExitStack()
-        self.admission = Queues(backends, settings.queue, rejected=metrics.rejected)
+        self.admission = Queues(backends, settings.queue, rejected=self._rejected)
         metrics.read_servers(lambda: read_figures(backends))
         self._follow()
 
@@ -78,7 +76,7 @@ class Policy:
         self._follow()
         self.admission.apply(settings.queue)
 
-    def authorize(self, head: RequestHead) -> str | None | Answer:
+    def authorize(self, head: RequestHead) -> str | Answer | None:
         """See types.Policy. `/health` and OPTIONS, which a browser asks without the key, need none."""
         if not self._keys.by_digest or head.path in _FREE or head.method == "OPTIONS":
             return None
@@ -96,10 +94,10 @@ class Policy:
             return self._cors.preflight(head)
         found = choose(self._names, head, body)
         if type(found) is ToServer:
-            if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
+            if (key := self._server_keys.get(found.server)) is not None:
                 found.authorization = b"Bearer " + key.encode()
             return found
-        return found if isinstance(found, Answer) else self._local.answer(found, head.query)
+        return self._local.answer(found, head.query) if isinstance(found, Here) else found
 
     def error(
         self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None
@@ -117,7 +115,7 @@ class Policy:
         ended = exchange.ended if exchange.ended is not None else self._clock()
         first = exchange.first_byte
         self._metrics.request(
-            exchange.server,
+            exchange.server if exchange.server in self._backends.configs else None,
             exchange.key,
             exchange.status,
             duration=ended - began,
@@ -131,6 +129,13 @@ class Policy:
     def cors(self, head: RequestHead) -> Headers:
         """See types.Policy."""
         return self._cors.headers(head)
+
+    def _rejected(self, server: str, reason: str) -> None:
+        if server in self._backends.configs:  # a server that was taken away has no series any more
+            self._metrics.rejected(server, reason)
+
+    def _server_key(self, server: str) -> str | None:
+        return self._server_keys.get(server)
 
     def _follow(self) -> None:
         """Take over the configuration's servers."""

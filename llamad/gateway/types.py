@@ -171,7 +171,7 @@ class Policy(Protocol):
     @property
     def admission(self) -> Admission: ...
 
-    def authorize(self, head: RequestHead) -> str | None | Answer:
+    def authorize(self, head: RequestHead) -> str | Answer | None:
         """The name of the client's key, None where no key is asked, or the 401 it gets."""
         ...
 
