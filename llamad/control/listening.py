@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 
@@ -37,7 +38,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         manager = self._manager
         if manager is not None and len(manager.connections) > MAX_CONNECTIONS:
-            assert isinstance(transport, asyncio.WriteTransport)
+            transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, and do not say so
             transport.write(_BUSY)
             self.force_close()
 
