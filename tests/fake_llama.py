@@ -334,7 +334,7 @@ def check(spelling, word, value):
     numeric = value.lstrip("+-").replace(".", "", 1)[:1].isdigit()
     if word in ("N", "PORT", "SECONDS", "INDEX") and not numeric and "layers" not in spelling:
         bad_value(spelling, "stoi", word)
-    if word[:1] in "[{<" and value not in word.strip("[]{}<>").replace("|", ",").split(",") and "dev1" not in word:
+    if word and word[0] in "[{<" and value not in word.strip("[]{}<>").replace("|", ",").split(",") and "dev1" not in word:
         if "/" not in word:
             bad_value(spelling, f"error: unknown value for {spelling}: '{value}'\n", word)
 
@@ -355,7 +355,7 @@ def parse(argv, text):
         if value is None:
             bad_value(spelling, "expected value for argument", word)
         check(spelling, word, value)
-        if name == "--help":
+        if name == "--usage":  # the longest of its spellings
             raw(text.encode(), 1)
             os._exit(0)
         if name == "--version":
