@@ -17,7 +17,7 @@ _START_TIME = 22 - 3  # its field in proc_pid_stat(5), counted from the one afte
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: with an exit code, or by a signal; the other is None."""
+    """How a process ended: with an exit code, or by a signal; the other is None. Both are where nobody could see it."""
 
     code: int | None = None
     signal: int | None = None
@@ -25,7 +25,7 @@ class Exit:
 
     def __str__(self) -> str:
         if self.signal is None:
-            return f"exited with {self.code}"
+            return "exit status unknown" if self.code is None else f"exit code {self.code}"
         try:
             name = signal.Signals(self.signal).name
         except ValueError:  # a real-time signal has no name

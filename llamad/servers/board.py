@@ -143,5 +143,9 @@ class Board:
             self._replicas[change.key] = change.new
         for observer in tuple(self._observers):
             observer(change)
+        self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Have every `wait_for` ask its condition again: something beside the board changed that it may look at."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

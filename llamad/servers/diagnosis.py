@@ -7,27 +7,12 @@ import logging
 import re
 import signal as signals
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from llamad.host.pidfd import Exit
 from llamad.servers.board import Failure
 from llamad.servers.causes import GPU_MISSING, Kind, find_cause, gpu_missing, quoted
 
 __all__ = ["Exit", "diagnose", "gpu_missing", "line_level", "ready_hint"]
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended: by `code`, or by `signal`; both None where nobody could see it (a process that was
-    adopted from an earlier llamad is not its child).
-    """
-
-    code: int | None = None
-    signal: int | None = None
-
-    def __str__(self) -> str:
-        if self.signal is not None:
-            return f"killed by {_signal_name(self.signal)}"
-        return "exit status unknown" if self.code is None else f"exit code {self.code}"
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What goes through one server at this moment. The gateway writes it; supervisors (drain) and the fleet (idle, eviction) read."""
+"""What goes through one server at this moment. The gateway writes it; supervisors (drain) and the fleet (idle) read."""
 
 import asyncio
 from collections import Counter

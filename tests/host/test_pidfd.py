@@ -80,7 +80,7 @@ def test_a_pidfd_reaches_no_child(pidfd: int) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        (Exit(code=0), "exited with 0"),
+        (Exit(code=0), "exit code 0"),
         (Exit(signal=9), "killed by SIGKILL"),
         (Exit(signal=11, core_dumped=True), "killed by SIGSEGV (core dumped)"),
         (Exit(signal=40), "killed by signal 40"),

@@ -1,0 +1,47 @@
+"""Secrets from systemd's credentials and from files, each registered so that no log line shows it."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError
+from llamad.host.redact import Redaction
+
+log = logging.getLogger(__name__)
+MAX_BYTES = 1 << 20
+
+
+class Credentials:
+    """Reads `LoadCredential=` credentials ($CREDENTIALS_DIRECTORY) and key files; LlamadError where one is missing."""
+
+    def __init__(self, environ: Mapping[str, str], redaction: Redaction) -> None:
+        folder = environ.get("CREDENTIALS_DIRECTORY")
+        self._folder = Path(folder) if folder else None
+        self._redaction = redaction
+
+    def secret(self, name: str) -> str:
+        """The text of a credential, without the newline at its end."""
+        if self._folder is None or "/" in name:
+            raise LlamadError(
+                f"the credential {name!r} is not there", hint=f"add LoadCredential={name}:PATH to the unit"
+            )
+        return self._read(self._folder / name, f"LoadCredential={name}:PATH in the unit names the file")
+
+    def external_key(self, config: ServerConfig) -> str | None:
+        """The API key of a server that llamad does not run; None where it asks none."""
+        if config.api_key_credential is not None:
+            return self.secret(config.api_key_credential)
+        if config.api_key_file is not None:
+            return self._read(config.api_key_file, "api_key_file: names it")
+        return None
+
+    def _read(self, path: Path, hint: str) -> str:
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_BYTES).rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise LlamadError(f"the secret in {path} cannot be read: {why}", hint=hint) from None
+        self._redaction.replace(str(path), [text] if text else [])
+        return text

@@ -1,0 +1,324 @@
+"""The composition root: what `llamad run` is made of, and the order in which it starts and ends."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from llamad import __version__
+from llamad.config.loader import Loaded, load
+from llamad.config.model import Config
+from llamad.config.problems import ProblemKind
+from llamad.config.watch import FolderWatch
+from llamad.control.api import control
+from llamad.credentials import Credentials
+from llamad.errors import ConfigError, ExitCode, LlamadError
+from llamad.host import journal
+from llamad.host.cgroup import Groups, own_group
+from llamad.host.dirs import Directories, own_directories
+from llamad.host.fdstore import close_all, received
+from llamad.host.memory import free_memory
+from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_environment, watchdog_interval
+from llamad.host.pulse import Pulse
+from llamad.host.redact import Redaction
+from llamad.reap import KEEP_MARK, STOPPING_MARK
+from llamad.reload import Reloader, accepted_file
+from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
+from llamad.servers.around import Around
+from llamad.servers.board import Board
+from llamad.servers.fleet import Fleet
+from llamad.servers.inspection import inspect
+from llamad.servers.intents import intents
+from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
+from llamad.servers.ledger import Ledger, read_ledger
+from llamad.servers.leftovers import assign, claim, end_processes, end_recorded
+from llamad.servers.probe import probe
+from llamad.verbs import Verbs
+
+log = logging.getLogger(__name__)
+GATEWAY_FD = "gateway"
+
+
+def run(config: Path) -> int:
+    """`llamad run`: serve until SIGTERM or SIGINT. Returns the exit code; what went wrong is in the log."""
+    environ = os.environ
+    systemd = take_systemd_environment(environ)
+    redaction = Redaction()
+    journal.setup("auto", "info", environ=environ, stream=sys.stderr, redaction=redaction)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(config.absolute(), own_directories(), systemd, environ, redaction))
+    except ConfigError as error:
+        for line in error.problems:
+            log.error("%s", line, extra={"event": "config-problem"})
+        log.error("%s", error, extra={"event": "config-refused"})
+        return error.exit_code
+    except LlamadError as error:
+        log.error("%s", error, extra={"event": "cannot-run"})
+        return error.exit_code
+    except Exception:
+        log.exception("llamad ends because of a bug", extra={"event": "bug"})
+        return ExitCode.FAILED
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - llamad also runs without it
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(
+    file: Path, directories: Directories, systemd: SystemdEnvironment, environ: Mapping[str, str], redaction: Redaction
+) -> int:
+    pid = os.getpid()
+    _make(directories)
+    with Notifier(systemd, pid=pid) as notifier, _only_one(directories):
+        handed = received(systemd, pid=pid)
+        daemon = Daemon(file, directories, notifier, environ, redaction, handed, can_store=systemd.can_store)
+        return await daemon.serve(watchdog_interval(systemd, pid=pid))
+
+
+class Daemon:
+    """Everything of one `llamad run`, put together."""
+
+    def __init__(
+        self,
+        file: Path,
+        directories: Directories,
+        notifier: Notifier,
+        environ: Mapping[str, str],
+        redaction: Redaction,
+        handed: dict[str, list[int]],
+        *,
+        can_store: bool,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._file = file
+        self._directories = directories
+        self._notifier = notifier
+        self._environ = environ
+        self._redaction = redaction
+        self._handed = handed
+        self._stop = asyncio.Event()
+        self._upgrading = False
+        self._pulse = Pulse(loop.time)
+        self._ledger_path = directories.runtime / "children.json"
+        self._ledger = Ledger(self._ledger_path)
+        self._launcher = ProcessLauncher(self._ledger, Groups(own_group()), notifier if can_store else None)
+        credentials = Credentials(environ, redaction)
+        self._fleet = Fleet(
+            Around(
+                board=Board(),
+                directories=directories,
+                launcher=self._launcher,
+                prober=probe,
+                pulse=self._pulse,
+                environ=environ,
+                secret=credentials.secret,
+                external_key=credentials.external_key,
+                inspect=inspect,
+                memory_free=free_memory,
+                make_folder=lambda path: path.mkdir(mode=0o700, parents=True, exist_ok=True),
+                reread=lambda: self._reloader.request(),
+                chance=random.random,
+            )
+        )
+        self._reporter = Reporter(notifier, self._fleet, self._pulse, self._notices)
+        self._reloader = Reloader(
+            file, directories, environ, self._fleet, on_accepted=self._on_accepted, announce=self._announce
+        )
+
+    async def serve(self, watchdog: float | None) -> int:
+        """Start, serve, and end in order. Returns the exit code; LlamadError where it cannot begin."""
+        loaded, config, error = await self._first_config()
+        self._redirect_log(config)
+        log.info("llamad %s starts, pid %d", __version__, os.getpid(), extra={"event": "start"})
+        verbs = Verbs(
+            self._fleet,
+            self._reloader,
+            is_ready=lambda: self._reporter.is_ready,
+            models_dir=lambda: config.models_dir,
+            begin_upgrade=self._begin_upgrade,
+        )
+        socket = config.control.socket or self._directories.control_socket
+        with self._signals():
+            async with control(verbs, socket, uid=os.geteuid()), asyncio.TaskGroup() as services:
+                background = [services.create_task(one) for one in self._services(watchdog)]
+                try:
+                    async with self._fleet:
+                        await self._take_over(loaded, config)
+                        self._reloader.accept(loaded, config)
+                        self._reloader.error = error
+                        code = await self._live(config)
+                finally:
+                    for task in background:
+                        task.cancel()
+        await self._notifier.barrier(5.0)
+        log.info("llamad ends", extra={"event": "end"})
+        return code
+
+    async def _live(self, config: Config) -> int:
+        """From the first configuration to the wish to stop."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        start = asyncio.ensure_future(self._reporter.until_started(config))
+        try:
+            await asyncio.wait((stop, start), return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                start.result()
+                self._reporter.ready()
+                log.info("ready: %s", self._reporter.line(), extra={"event": "up"})
+                await stop
+        except StrictStartError as error:
+            log.error("%s", error, extra={"event": "strict-start"})  # noqa: TRY400 - an operator's wish, no bug
+            return ExitCode.FAILED
+        finally:
+            start.cancel()
+            stop.cancel()
+            await asyncio.wait((start, stop))
+        return ExitCode.OK
+
+    def _services(self, watchdog: float | None) -> list[Coroutine[None, None, None]]:
+        """What runs beside the fleet, from the first moment to the last."""
+        return [
+            self._reloader.run(),
+            self._reload_on_save(),
+            self._reporter.show_status(),
+            self._reporter.feed_watchdog(watchdog),
+            self._stop_patiently(),
+        ]
+
+    async def _reload_on_save(self) -> None:
+        async for _ in FolderWatch(self._file).saved():
+            log.info("the configuration was saved", extra={"event": "saved"})
+            self._reloader.request()
+
+    async def _stop_patiently(self) -> None:
+        """From the wish to stop on, have systemd wait as long as servers take to finish what they have."""
+        await self._stop.wait()
+        self._notifier.stopping()
+        with suppress(OSError):
+            (self._directories.runtime / STOPPING_MARK).touch()
+        while True:
+            self._notifier.extend_timeout(EXTEND_BY)
+            await asyncio.sleep(EXTEND_EVERY)
+
+    async def _first_config(self) -> tuple[Loaded, Config, str | None]:
+        """The configuration to start with; where an earlier llamad left servers running and the file is broken by now,
+        the last one that was accepted, and the error.
+        """
+        loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
+        if loaded.config is not None:
+            for problem in loaded.problems:
+                log.warning("%s", problem, extra={"event": "config-remark"})
+            return loaded, loaded.config, None
+        wrong = tuple(str(problem) for problem in loaded.problems if problem.kind is ProblemKind.TEXT)
+        accepted = accepted_file(self._file, self._directories)
+        if any(name.startswith(PID_FD) for name in self._handed) and accepted.exists():
+            kept = await asyncio.to_thread(load, accepted, self._directories, environ=self._environ)
+            if kept.config is not None:
+                for line in wrong:
+                    log.error("%s", line, extra={"event": "config-problem"})
+                log.error("the configuration is broken: the last accepted one goes on", extra={"event": "config-kept"})
+                return kept, kept.config, "; ".join(wrong)
+        raise ConfigError(f"{self._file} is not accepted", hint="nothing was started", problems=wrong)
+
+    async def _take_over(self, loaded: Loaded, config: Config) -> None:
+        """Adopt what an earlier llamad left where that can be, end the rest."""
+        found = read_ledger(self._ledger_path)
+        claimed, unclaimed = claim(found.records, self._handed, self._launcher)
+        adopted, unwanted = assign(
+            claimed, intents(config, loaded), wall=time.time(), now=asyncio.get_running_loop().time()
+        )
+        for name in list(self._handed):
+            if name.startswith((LOG_FD, PID_FD)):
+                log.warning("stored descriptors %r belong to nothing that is known: closed", name)
+                close_all(self._handed.pop(name))
+                self._notifier.remove(name)
+        with suppress(OSError):
+            (self._directories.runtime / STOPPING_MARK).unlink(missing_ok=True)
+        await end_recorded(unclaimed)
+        await end_processes(unwanted)
+        for name, replicas in adopted.items():
+            for index, one in replicas.items():
+                log.info(
+                    "%s/%d goes on as pid %d", name, index, one.running.child.pid,
+                    extra={"server": name, "replica": index, "event": "adopted"},
+                )  # fmt: skip
+        self._fleet.adopt(adopted, found.stopped if claimed else ())
+
+    def _on_accepted(self, config: Config) -> None:
+        self._redirect_log(config)
+        self._ledger.set_stopped(self._fleet.stopped_by_order)
+        self._reporter.refresh()
+
+    def _redirect_log(self, config: Config) -> None:
+        journal.setup(
+            config.log.format, config.log.level, environ=self._environ, stream=sys.stderr, redaction=self._redaction
+        )
+
+    def _announce(self) -> AbstractContextManager[None]:
+        """RELOADING and READY around every reload, but not before the first READY: that would be a lie."""
+        return self._notifier.reloading() if self._reporter.is_ready else nullcontext()
+
+    def _notices(self) -> list[str]:
+        return [f"configuration refused: {self._reloader.error}"] if self._reloader.error else []
+
+    def _begin_upgrade(self) -> None:
+        """End without the servers; the next llamad takes them over."""
+        (self._directories.runtime / KEEP_MARK).touch()
+        self._upgrading = True
+        self._stop.set()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._stop.set,
+            signal.SIGINT: self._stop.set,
+            signal.SIGHUP: self._reloader.request,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+
+def _make(directories: Directories) -> None:
+    """Make the directories that systemd would have made."""
+    for path in (directories.runtime, directories.servers, directories.state, directories.models, directories.cache):
+        try:
+            path.mkdir(mode=0o700 if path == directories.servers else 0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LlamadError(
+                f"cannot make {path}: {error.strerror}",
+                hint="run it as a service, or set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
+            ) from None
+
+
+@contextmanager
+def _only_one(directories: Directories) -> Iterator[None]:
+    """Two llamads with one runtime directory would fight for the same servers."""
+    path = directories.runtime / "llamad.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LlamadError(
+                f"another llamad already uses {directories.runtime}", hint="see `llamad status`, or end it first"
+            ) from None
+        yield
+    finally:
+        os.close(fd)

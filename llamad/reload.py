@@ -1,0 +1,171 @@
+"""One dirty flag, from a saved file, a signal or a verb: read, compare, apply.
+
+Reads never overlap. Whoever asks while one runs is answered by the next one, which reads what was there when he asked;
+so a change is coalesced, never lost.
+"""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamad.config.loader import Loaded, load
+from llamad.config.model import Config
+from llamad.config.problems import ProblemKind
+from llamad.errors import ConfigError
+from llamad.host.dirs import Directories
+from llamad.servers.fleet import Fleet
+from llamad.servers.intents import intents, refusals
+from llamad.servers.plan import Action, Intent, Plan, diff
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A configuration that was accepted: what it changes, and problems that did not stand in its way."""
+
+    plan: Plan
+    remarks: tuple[str, ...]
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The servers that got something to do."""
+        return tuple(step.server for step in self.plan if step.action is not Action.KEEP)
+
+
+class Reloader:
+    """Keeps the fleet at the configuration on disk. `error` is why the newest one was refused, None while the disk and
+    the fleet agree; `loaded_at` (Unix time) and `files` belong to the accepted one.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        directories: Directories,
+        environ: Mapping[str, str],
+        fleet: Fleet,
+        *,
+        on_accepted: Callable[[Config], None],
+        announce: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._file = file
+        self._directories = directories
+        self._environ = environ
+        self._fleet = fleet
+        self._on_accepted = on_accepted
+        self._announce = announce
+        self._dirty = asyncio.Event()
+        self._waiting: list[asyncio.Future[Applied]] = []
+        self.error: str | None = None
+        self.loaded_at = 0.0
+        self.files: tuple[Path, ...] = ()
+        self.config: Config | None = None
+
+    def request(self) -> None:
+        """Something changed, or somebody asks: read soon."""
+        self._dirty.set()
+
+    async def reload(self) -> Applied:
+        """Read and apply now; returns once it is accepted. ConfigError where it is refused, and nothing changed."""
+        answer: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        self._dirty.set()
+        return await answer
+
+    async def plan(self) -> Applied:
+        """What `reload` would do now; ConfigError where it would be refused."""
+        loaded, config, wanted = await self._read()
+        return Applied(diff(self._fleet.intents, wanted), _remarks(loaded))
+
+    def accept(self, loaded: Loaded, config: Config) -> Applied:
+        """Apply what was read, whatever is wrong in the world with it (a start, or after the checks of a reload)."""
+        plan = self._fleet.apply(intents(config, loaded), config.gateway.memory_budget)
+        self.error = None
+        self.loaded_at = time.time()
+        self.files = loaded.files
+        self.config = config
+        keep_accepted(loaded.files, self._file, self._directories)
+        self._on_accepted(config)
+        return Applied(plan, _remarks(loaded))
+
+    async def run(self) -> None:
+        """Follow the dirty flag until cancelled."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            asked, self._waiting = self._waiting, []
+            try:
+                with self._announce():
+                    applied = await self._once()
+            except ConfigError as error:
+                for answer in asked:
+                    if not answer.done():
+                        answer.set_exception(error)
+            else:
+                for answer in asked:
+                    if not answer.done():
+                        answer.set_result(applied)
+
+    async def _once(self) -> Applied:
+        try:
+            loaded, config, _ = await self._read()
+        except ConfigError as error:
+            self.error = "; ".join(error.problems) or error.message
+            for line in error.problems:
+                log.error("%s", line, extra={"event": "config-problem"})
+            log.error("reload refused, nothing was changed: %s", error.message, extra={"event": "reload-refused"})
+            raise
+        applied = self.accept(loaded, config)
+        steps = [str(step) for step in applied.plan if step.action is not Action.KEEP]
+        log.info("configuration accepted: %s", "; ".join(steps) or "no server changed", extra={"event": "reloaded"})
+        for line in applied.remarks:
+            log.warning("%s", line, extra={"event": "config-remark"})
+        return applied
+
+    async def _read(self) -> tuple[Loaded, Config, dict[str, Intent]]:
+        loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
+        config = loaded.config
+        if config is None:
+            wrong = tuple(str(one) for one in loaded.problems if one.kind is ProblemKind.TEXT)
+            raise ConfigError(f"{len(wrong)} problem{'s' if len(wrong) != 1 else ''} in {self._file}", problems=wrong)
+        if not config.servers and self._fleet.configs and _is_empty(self._file):
+            line = f"{self._file}:1:1: the file is empty, but servers run: taken for a mistake"
+            raise ConfigError("the file is empty", hint="to stop every server, write `servers: {}`", problems=(line,))
+        wanted = intents(config, loaded)
+        refused = tuple(str(one) for one in refusals(loaded, wanted, self._fleet.intents))
+        if refused:
+            raise ConfigError("it would stop or break a server", problems=refused)
+        return loaded, config, wanted
+
+
+def _remarks(loaded: Loaded) -> tuple[str, ...]:
+    return tuple(str(problem) for problem in loaded.problems)
+
+
+def _is_empty(file: Path) -> bool:
+    try:
+        return not file.read_bytes().strip()
+    except OSError:
+        return False
+
+
+def accepted_file(file: Path, directories: Directories) -> Path:
+    """Where a copy of the last accepted configuration is kept, for a restart while the file on disk is broken."""
+    return directories.runtime / "accepted" / file.name
+
+
+def keep_accepted(files: tuple[Path, ...], file: Path, directories: Directories) -> None:
+    """Copy what was accepted; a copy that cannot be made costs only the comfort."""
+    target = accepted_file(file, directories)
+    try:
+        shutil.rmtree(target.parent, ignore_errors=True)
+        (target.parent / "conf.d").mkdir(parents=True, mode=0o700)
+        for one in files:
+            shutil.copyfile(one, target if one == file else target.parent / "conf.d" / one.name)
+    except OSError as error:
+        log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})

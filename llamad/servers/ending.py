@@ -1,0 +1,132 @@
+"""The end of one process: drain, SIGTERM, grace, SIGKILL, reap, and nothing left behind."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from llamad.config.model import StopPolicy
+from llamad.config.units import format_duration
+from llamad.host.address import UnixAddress
+from llamad.host.pulse import Beat
+from llamad.servers.around import Around
+from llamad.servers.board import ReplicaKey
+from llamad.servers.health import read_slots
+from llamad.servers.probe import ProbeError
+from llamad.servers.starting import Running
+from llamad.servers.state import State
+from llamad.servers.telling import tell
+from llamad.servers.traffic import Traffic
+
+log = logging.getLogger(__name__)
+KILL_TIMEOUT = 10.0
+"""Seconds that the kernel has to end what got SIGKILL; longer means a process that hangs in a driver."""
+SLACK = 30.0
+
+
+class Ending:
+    """Ends one child. `gracefully` may be cancelled, which makes it short; `now` always ends with the child gone."""
+
+    def __init__(
+        self,
+        key: ReplicaKey,
+        running: Running,
+        around: Around,
+        traffic: Traffic,
+        beat: Beat,
+        policy: Callable[[], StopPolicy],
+    ) -> None:
+        self._key = key
+        self._running = running
+        self._child = running.child
+        self._around = around
+        self._board = around.board
+        self._traffic = traffic
+        self._beat = beat
+        self._policy = policy
+        self._loop = asyncio.get_running_loop()
+
+    async def gracefully(self) -> None:
+        """Let it finish what it has, then ask it to end, each within its time."""
+        policy = self._policy()
+        self._beat.expect(policy.drain_timeout + policy.term_timeout + KILL_TIMEOUT + SLACK)
+        if self._state in (State.READY, State.UNRESPONSIVE):
+            self._move(State.DRAINING)
+            await self._drain(policy.drain_timeout)
+        if not self._child.ended.done():
+            self._stopping()
+            self._child.terminate()
+            await asyncio.wait((self._child.ended,), timeout=policy.term_timeout)
+
+    async def now(self) -> None:
+        """Kill what is left, wait until the kernel says it is gone, and tidy up."""
+        cancelled = False
+        if not self._child.ended.done():
+            self._stopping()
+            self._child.kill()
+            self._beat.expect(KILL_TIMEOUT + SLACK)
+            cancelled = await self._gone()
+        self._tidy()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _drain(self, timeout: float) -> None:
+        """Wait until nothing runs in it: no request of the gateway's, and no slot that somebody else keeps busy."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._traffic.drained(self._key)
+                while not self._child.ended.done() and await self._busy():
+                    await asyncio.wait((self._child.ended,), timeout=0.1)
+        except TimeoutError:
+            tell(
+                log,
+                logging.WARNING,
+                self._key,
+                "still had requests after %s: they are cut",
+                format_duration(timeout),
+                event="cut",
+            )
+
+    async def _busy(self) -> bool:
+        try:
+            answer = await self._around.prober(self._running.address, "/slots", timeout=1.0)
+        except ProbeError:
+            return False
+        return any(slot.processing for slot in read_slots(answer.json()) or ())
+
+    async def _gone(self) -> bool:
+        """Wait for the end of a killed child, whoever wants to cancel; True if somebody did."""
+        cancelled = False
+        deadline = self._loop.time() + KILL_TIMEOUT
+        while not self._child.ended.done() and (left := deadline - self._loop.time()) > 0:
+            try:
+                await asyncio.wait((self._child.ended,), timeout=left)
+            except asyncio.CancelledError:
+                cancelled = True
+        if not self._child.ended.done():
+            tell(
+                log,
+                logging.WARNING,
+                self._key,
+                "pid %d does not die of SIGKILL: it hangs in the kernel, most likely in a driver",
+                self._child.pid,
+                event="unkillable",
+            )
+        return cancelled
+
+    def _tidy(self) -> None:
+        self._child.close()
+        if isinstance(self._running.address, UnixAddress):
+            with suppress(OSError):
+                self._running.address.path.unlink(missing_ok=True)
+
+    @property
+    def _state(self) -> State:
+        return self._board.replicas[self._key].state
+
+    def _stopping(self) -> None:
+        if self._state is not State.STOPPING:
+            self._move(State.STOPPING)
+
+    def _move(self, state: State) -> None:
+        self._board.move(self._key, state, now=self._loop.time())

@@ -1,0 +1,329 @@
+"""All servers: what is wanted of each, by the configuration, by an operator's order, and by requests.
+
+The fleet is the only one that changes anything. Whoever needs a server asks (`ensure_ready`) and never decides by a
+state it read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Literal, Self
+
+from llamad.config.model import ServerConfig
+from llamad.errors import ServerDownError, UnknownServerError
+from llamad.servers.around import Around
+from llamad.servers.board import Board, Failure
+from llamad.servers.leftovers import Adopted
+from llamad.servers.member import Member, Target
+from llamad.servers.output import Output
+from llamad.servers.plan import Action, Intent, Plan, diff
+from llamad.servers.residency import Device, Resident, needs, room_for
+from llamad.servers.state import State
+from llamad.servers.traffic import Traffic
+
+log = logging.getLogger(__name__)
+IDLE_CHECK = 0.5
+"""Seconds between two looks for on-demand servers that were idle for long enough."""
+MEMORY_WAIT = 10.0
+"""Seconds that memory of an ended server may take to become free (VRAM: 0.5 to 1.5 s were seen)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Will:
+    """Why a server should run or not: an operator's order goes before demand; demand is what requests want of an
+    on-demand server, and true of an always-on one until it makes way for another."""
+
+    order: Literal["start", "stop"] | None
+    demand: bool
+    restarts: int = 0
+
+    @property
+    def running(self) -> bool:
+        return self.order == "start" or (self.order is None and self.demand)
+
+
+class Fleet:
+    """Use it as `async with`: leaving the block, by any way, ends every server."""
+
+    def __init__(self, around: Around) -> None:
+        self._around = around
+        self._members: dict[str, Member] = {}
+        self._wills: dict[str, _Will] = {}
+        self._intents: Mapping[str, Intent] = {}
+        self._adopted: dict[str, dict[int, Adopted]] = {}
+        self._stack = AsyncExitStack()
+        self._room = asyncio.Lock()
+        self.configs: Mapping[str, ServerConfig] = {}
+        self.budget: Mapping[Device, int] = {}
+
+    @property
+    def board(self) -> Board:
+        """What is observed."""
+        return self._around.board
+
+    @property
+    def intents(self) -> Mapping[str, Intent]:
+        """What was accepted last."""
+        return self._intents
+
+    async def __aenter__(self) -> Self:
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._housekeeping = self._group.create_task(self._stop_idle(), name="idle servers")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self._members.values():
+            member.leave()
+        self._housekeeping.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    def adopt(self, running: Mapping[str, Mapping[int, Adopted]], stopped: Iterable[str]) -> None:
+        """Before the first `apply`: children that an earlier llamad left, and what an operator had stopped."""
+        self._adopted = {name: dict(one) for name, one in running.items()}
+        self._wills = {name: _Will("stop", demand=False) for name in stopped}
+
+    def apply(self, wanted: Mapping[str, Intent], budget: Mapping[Device, int] | None = None) -> Plan:
+        """Take over a new configuration; at once, the work follows (`settled`). Equal servers are not touched."""
+        plan = diff(self._intents, wanted)
+        self._intents = dict(wanted)
+        self.configs = {name: intent.config for name, intent in wanted.items()}
+        self.budget = budget or {}
+        for step in plan:
+            if step.action is Action.STOP:
+                self._wills.pop(step.server, None)
+                self._members[step.server].leave()
+            elif step.action is not Action.KEEP:
+                self._take_over(step.server, step.action)
+        return plan
+
+    def traffic(self, server: str) -> Traffic:
+        """The traffic record of a configured server."""
+        return self._member(server).traffic
+
+    def output(self, server: str) -> Output:
+        """The newest lines of a configured server."""
+        return self._member(server).output
+
+    def wanted(self, server: str) -> Literal["running", "stopped"]:
+        """What is wanted of a server now; UnknownServerError."""
+        self._member(server)
+        return "running" if self._wills[server].running else "stopped"
+
+    @property
+    def stopped_by_order(self) -> frozenset[str]:
+        """The servers that an operator stopped."""
+        return frozenset(name for name, will in self._wills.items() if will.order == "stop")
+
+    def failure(self, server: str) -> Failure | None:
+        """Why a server is not as it is wanted, where it is not: blocked, failed, or not replaced."""
+        blocked = self._member(server).blocked
+        errors = (view.last_error for view in self.board.of(server))
+        return blocked or next((error for error in errors if error is not None), None)
+
+    def notice(self, server: str) -> str | None:
+        """What an operator should know that is no failure."""
+        if not self._member(server).program_changed():
+            return None
+        return f"llama_server was changed on disk since it started; `llamad restart {server}` uses the new one"
+
+    def start(self, server: str) -> None:
+        """An operator wants it running; one that waits to start again starts now. UnknownServerError."""
+        member = self._member(server)
+        self._want(server, order="start" if self.configs[server].start == "manual" else None, demand=True)
+        member.wake()
+
+    def stop(self, server: str) -> None:
+        """An operator wants it stopped, whatever asks for it. UnknownServerError."""
+        self._member(server)
+        self._want(server, order="stop", demand=False)
+
+    def restart(self, server: str) -> None:
+        """An operator wants new processes. UnknownServerError."""
+        self._member(server)
+        self.start(server)
+        self._want(server, restarts=self._wills[server].restarts + 1)
+
+    async def ensure_ready(self, server: str) -> None:
+        """Have it run, and return when one replica is ready. ServerDownError names why it will not be."""
+        member = self._member(server)
+        will = self._wills[server]
+        if will.order == "stop":
+            raise ServerDownError(f"{server} was stopped", cause="stopped", hint=f"start it: llamad start {server}")
+        if not will.running and self.configs[server].start == "manual":
+            raise ServerDownError(
+                f"{server} is started by hand only", cause="stopped", hint=f"start it: llamad start {server}"
+            )
+        member.traffic.last_used = asyncio.get_running_loop().time()
+        if not will.running:
+            member.blocked = None
+            self._want(server, demand=True)
+        await self.board.wait_for(lambda: self._decided(member))
+        if self._members.get(server) is not member:
+            raise UnknownServerError(server, tuple(self.configs))
+        if failure := member.blocked or self._down(server):
+            after = self._retry_after(server)
+            raise ServerDownError(
+                f"{server}: {failure.message}", cause=failure.cause, hint=failure.hint, retry_after=after
+            )
+
+    async def settled(self, servers: Iterable[str]) -> None:
+        """Return when each of the servers has come to rest: ready, failed, or stopped as wanted."""
+        names = tuple(servers)
+        await self.board.wait_for(lambda: all(self.is_settled(name) for name in names))
+
+    def is_settled(self, server: str) -> bool:
+        """Whether nothing more will happen to it by itself for now."""
+        member = self._members.get(server)
+        if member is None:
+            return True
+        if member.blocked is not None:
+            return True
+        if member.busy:
+            return False
+        config = member.target.intent.config
+        rest = {State.READY, State.FAILED}
+        if config.external or config.restart.max_retries is None:
+            rest.add(State.BACKOFF)  # it may go on like this for ever
+        views = self.board.of(server)
+        return len(views) >= member.posted and all(view.state in rest for view in views)
+
+    def _member(self, server: str) -> Member:
+        if server not in self.configs:
+            raise UnknownServerError(server, tuple(self.configs))
+        return self._members[server]
+
+    def _take_over(self, server: str, action: Action) -> None:
+        """A server is new or changed. A change lifts an operator's stop: it was meant for what was there before."""
+        config = self.configs[server]
+        before = self._wills.get(server)
+        demand = config.start == "always" or (before is not None and before.demand and config.start == "on-demand")
+        order = before.order if before is not None and (action is Action.START or before.order == "start") else None
+        will = _Will(order, demand and order != "stop", before.restarts if before else 0)
+        adopted = self._adopted.pop(server, {})
+        if adopted and order is None:
+            will = replace(will, demand=True)
+        self._wills[server] = will
+        target = Target(self._intents[server], will.running, will.restarts)
+        if (member := self._members.get(server)) is not None:
+            member.want(target)
+            member.wake()
+            return
+        member = Member(server, target, around=self._around, make_room=self._make_room, adopted=adopted)
+        self._members[server] = member
+        self._group.create_task(self._run(member), name=f"member {server}")
+
+    async def _run(self, member: Member) -> None:
+        await member.run()
+        if self._members.get(member.name) is member:
+            del self._members[member.name]
+            self.board.wake_waiters()
+
+    def _want(self, server: str, **changes: object) -> None:
+        will = self._wills[server] = replace(self._wills[server], **changes)  # type: ignore[arg-type]
+        self._members[server].want(Target(self._intents[server], will.running, will.restarts))
+
+    def _decided(self, member: Member) -> bool:
+        if self._members.get(member.name) is not member or member.blocked is not None:
+            return True
+        states = [view.state for view in self.board.of(member.name)]
+        if State.READY in states:
+            return True
+        if member.busy or len(states) < member.posted:
+            return False
+        return all(state in (State.FAILED, State.BACKOFF) for state in states)
+
+    def _down(self, server: str) -> Failure | None:
+        views = self.board.of(server)
+        if any(view.state is State.READY for view in views):
+            return None
+        errors = [view.last_error for view in views if view.last_error is not None]
+        return errors[0] if errors else Failure("stopped", "it was stopped")
+
+    def _retry_after(self, server: str) -> float | None:
+        now = asyncio.get_running_loop().time()
+        times = [view.retry_at - now for view in self.board.of(server) if view.retry_at is not None]
+        return max(min(times), 0.0) if times else None
+
+    async def _stop_idle(self) -> None:
+        with self._around.pulse.part("idle servers", within=30.0) as beat:
+            while True:
+                beat()
+                await asyncio.sleep(IDLE_CHECK)
+                now = asyncio.get_running_loop().time()
+                for name, config in self.configs.items():
+                    will, traffic = self._wills[name], self._members[name].traffic
+                    timeout = config.idle_timeout
+                    if timeout is None or not will.running or will.order or not traffic.idle:
+                        continue
+                    ready = [view.ready_since or 0.0 for view in self.board.of(name) if view.state is State.READY]
+                    if ready and now - max(traffic.last_used, *ready) >= timeout:
+                        log.info("idle: stopped", extra={"server": name, "event": "idle"})
+                        self._want(name, demand=False)
+
+    async def _make_room(self, server: str) -> None:
+        """Return when `server` may start beside what runs: others made way, and their memory is really free."""
+        config = self.configs.get(server)
+        if config is None or (config.group is None and config.memory is None):
+            return
+        async with self._room:
+            evicted = False
+            while True:
+                verdict = room_for(config, self._residents(), self.budget)
+                member = self._members[server]
+                member.blocked = Failure("no-room", verdict.never, permanent=True) if verdict.never else None
+                if not (verdict.evict or verdict.wait or verdict.never):
+                    break
+                if verdict.never:
+                    self.board.wake_waiters()
+                for name in verdict.evict:
+                    evicted = True
+                    log.info("makes way for %s", server, extra={"server": name, "event": "evicted"})
+                    self._want(name, order=None, demand=False)
+                await self._room_changed(server)
+                if server not in self.configs or not self._wills[server].running:
+                    return
+            if evicted:
+                await self._memory_free(config)
+
+    async def _room_changed(self, server: str) -> None:
+        """Wait for anything that may change the verdict; traffic that ends is not on the board, so look now and then."""
+        before = room_for(self.configs[server], self._residents(), self.budget)
+        try:
+            async with asyncio.timeout(IDLE_CHECK / 5):
+                await self.board.wait_for(
+                    lambda: (
+                        server not in self.configs
+                        or not self._wills[server].running
+                        or room_for(self.configs[server], self._residents(), self.budget) != before
+                    )
+                )
+        except TimeoutError:
+            return
+
+    def _residents(self) -> list[Resident]:
+        return [
+            Resident(
+                self._intents[name].config,
+                idle=member.traffic.idle,
+                last_used=member.traffic.last_used,
+                leaving=not self._wills[name].running,
+            )
+            for name, member in self._members.items()
+            if name in self._intents and member.posted
+        ]
+
+    async def _memory_free(self, config: ServerConfig) -> None:
+        """Wait, bounded, until the devices really have what the server needs; skip those that do not tell."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + MEMORY_WAIT
+        for device, size in needs(config).items():
+            while loop.time() < deadline:
+                free = await asyncio.to_thread(self._around.memory_free, device)
+                if free is None or free >= size:
+                    break
+                await asyncio.sleep(0.05)

@@ -1,0 +1,45 @@
+"""A last look at the program and the model before a start: what would fail anyway is named without trying."""
+
+import os
+from pathlib import Path
+
+from llamad.config.model import ServerConfig
+from llamad.servers.board import Failure
+from llamad.servers.command import Launch
+from llamad.servers.gguf import GgufError, read_header
+
+
+def inspect(config: ServerConfig, launch: Launch) -> Failure | None:
+    """Why a start is pointless, or None. It reads the disk: call it in a thread."""
+    if not os.access(launch.binary, os.X_OK):
+        there = "is not executable" if launch.binary.exists() else "is not there"
+        return _permanent("program-missing", f"{launch.binary} {there}", "install llama.cpp, or set llama_server:")
+    return None if config.model is None else _inspect_model(config.model)
+
+
+def _inspect_model(model: Path) -> Failure | None:
+    try:
+        read_header(model)
+    except FileNotFoundError:
+        return _permanent(
+            "model-missing", f"the model {model} is not there", "put it there, or mend model: or models_dir:"
+        )
+    except IsADirectoryError:
+        return _permanent("model-missing", f"the model {model} is a folder", "model: names a .gguf file in it")
+    except PermissionError:
+        return _permanent("model-unreadable", f"the model {model} may not be read by llamad", _unreadable_hint(model))
+    except OSError as error:
+        return Failure("model-unreadable", f"the model {model} cannot be read: {error.strerror}", "look at the disk")
+    except GgufError as error:
+        return _permanent("model-corrupt", f"the model {model} is not usable: {error}", "fetch it again")
+    return None
+
+
+def _unreadable_hint(model: Path) -> str:
+    if model.parts[:2] in (("/", "home"), ("/", "root")) or model.parts[:3] == ("/", "run", "user"):
+        return "the service's sandbox hides home folders: move it, or see ProtectHome= in systemctl edit llamad"
+    return "let the user llamad read it and enter every folder above it"
+
+
+def _permanent(cause: str, message: str, hint: str) -> Failure:
+    return Failure(cause, message, hint, permanent=True)

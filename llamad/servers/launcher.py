@@ -1,0 +1,87 @@
+"""Starts the real children, writes down that they run, and hands what the next llamad needs to systemd's fd store."""
+
+import os
+import time
+from collections.abc import Mapping
+
+from llamad.host.address import Address
+from llamad.host.cgroup import Groups, Limits
+from llamad.host.notify import Notifier
+from llamad.host.pidfd import boot_id, start_time
+from llamad.servers.board import ReplicaKey
+from llamad.servers.command import Launch
+from llamad.servers.ledger import Ledger, Record
+from llamad.servers.process import Process, spawn
+
+LOG_FD = "log-"
+PID_FD = "pid-"
+
+
+class ProcessLauncher:
+    """A `Launcher`. With `store`, children outlive llamad and their descriptors are kept by systemd; without it, the
+    kernel ends them with llamad.
+    """
+
+    def __init__(self, ledger: Ledger, groups: Groups, store: Notifier | None) -> None:
+        self._ledger = ledger
+        self._groups = groups
+        self._store = store
+        self._boot = boot_id() or ""
+
+    def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Process:
+        """Start a child; OSError where the kernel refuses."""
+        name = store_name(key)
+        limits = launch.limits
+        wanted = Limits(memory_max=limits.memory_max, memory_high=limits.memory_high, cpu_weight=limits.cpu_weight)
+        asked = self._groups.usable or wanted != Limits()  # without delegation, who asks for no limits misses nothing
+        group = self._groups.create(name, wanted) if asked else None
+        try:
+            process = spawn(
+                launch.argv(address),
+                environment,
+                die_with_parent=self._store is None,
+                group=group,
+                on_close=lambda: self._forget(key),
+            )
+        except OSError:
+            if group is not None:
+                group.remove()
+            raise
+        self._ledger.put(
+            Record(
+                key.server,
+                key.index,
+                key.generation,
+                process.pid,
+                start_time(process.pid) or 0,
+                self._boot,
+                launch.fingerprint,
+                str(address),
+                time.time(),
+            )  # fmt: skip
+        )
+        if self._store is not None:
+            self._store.store(LOG_FD + name, process.log_fd, poll=False)
+            self._store.store(PID_FD + name, process.pid_fd, poll=False)
+        return process
+
+    def adopt(self, record: Record, pid_fd: int, log_fd: int) -> Process:
+        """Take over a child of an earlier llamad by what systemd kept of it."""
+        os.set_inheritable(pid_fd, False)
+        os.set_inheritable(log_fd, False)
+        self._ledger.put(record)
+        group = self._groups.find(record.name)
+        return Process(
+            record.pid, pid_fd, log_fd, is_child=False, group=group, on_close=lambda: self._forget(record.key)
+        )
+
+    def _forget(self, key: ReplicaKey) -> None:
+        self._ledger.drop(key)
+        if self._store is not None:
+            self._store.remove(LOG_FD + store_name(key))
+            self._store.remove(PID_FD + store_name(key))
+
+
+def store_name(key: ReplicaKey) -> str:
+    """A replica's name in the fd store and in the control group hierarchy."""
+    return f"{key.server}-{key.index}-{key.generation}"

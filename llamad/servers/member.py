@@ -1,0 +1,248 @@
+"""One configured server: its replicas are made to match what is wanted, again and again.
+
+The fleet says what is wanted; the member's one coroutine is the only one that starts and stops supervisors, so
+orders that come while it works are never lost and never mix: it looks at the newest when it is done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from llamad.host.address import Address, TcpAddress, parse_address
+from llamad.servers.around import Around
+from llamad.servers.board import Failure, ReplicaKey
+from llamad.servers.command import Launch
+from llamad.servers.external import ExternalWatcher
+from llamad.servers.leftovers import Adopted
+from llamad.servers.output import Output
+from llamad.servers.plan import Intent
+from llamad.servers.state import State
+from llamad.servers.supervisor import Supervisor
+from llamad.servers.traffic import Traffic
+
+log = logging.getLogger(__name__)
+_OUTCOME = (State.READY, State.FAILED, State.BACKOFF)
+_STALE = -1
+"""The order of a replica that was taken over and does not run what is wanted: it is replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is wanted of a server. A grown `order` restarts every replica, whatever its launch."""
+
+    intent: Intent
+    running: bool
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One supervised replica: who supervises it, and for which launch and order."""
+
+    supervisor: Supervisor | ExternalWatcher
+    task: asyncio.Task[None]
+    launch: Launch | Failure | Address
+    order: int
+
+
+class Member:
+    """Converges one server. `want` may be called at any time; `busy` tells whether it has not caught up yet, and
+    `blocked` (written by the fleet) why it cannot start beside what runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        *,
+        around: Around,
+        make_room: Callable[[str], Awaitable[None]],
+        adopted: Mapping[int, Adopted],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.name = name
+        self.target: Target = target
+        self.output = Output()
+        self.traffic = Traffic(loop.time)
+        self.busy = True
+        self.blocked: Failure | None = None
+        self._leaving = False
+        self._around = around
+        self._board = around.board
+        self._make_room = make_room
+        self._adopted = dict(adopted)
+        self._posts: dict[int, _Post] = {}
+        self._generation = 0
+        self._changed = asyncio.Event()
+        self._changed.set()
+
+    def want(self, target: Target) -> None:
+        """From now on this is wanted."""
+        if target != self.target or self._leaving:
+            self.target = target
+            self._leaving = False
+            self._note_change()
+
+    def leave(self) -> None:
+        """The server is not configured any more: stop everything, and `run` returns."""
+        self._leaving = True
+        self.target = replace(self.target, running=False)
+        self._note_change()
+
+    def wake(self) -> None:
+        """Replicas that wait to start again start now."""
+        for post in self._posts.values():
+            post.supervisor.wake()
+
+    @property
+    def posted(self) -> int:
+        """How many replicas are supervised: as many are on the board, or about to be."""
+        return len(self._posts)
+
+    def program_changed(self) -> bool:
+        """Whether another file lies at the program's path than the one that runs."""
+        supervisors = [post.supervisor for post in self._posts.values()]
+        return any(isinstance(one, Supervisor) and one.program_changed() for one in supervisors)
+
+    async def run(self) -> None:
+        """Follow the target until the server leaves. Cancelled, it stops every replica on its way out."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            while not (self._leaving and not self._posts and not self._changed.is_set()):
+                await self._changed.wait()
+                self._changed.clear()
+                await self._converge(self.target)
+                self.busy = self._changed.is_set()
+                self._board.wake_waiters()
+
+    def _note_change(self) -> None:
+        self.busy = True
+        self._changed.set()
+
+    async def _converge(self, target: Target) -> None:
+        wanted = _launches(target)
+        await self._stop([index for index in self._posts if index not in wanted])
+        for index, post in self._posts.items():
+            if post.launch == wanted[index] and post.order == target.order:
+                post.supervisor.retune(target.intent.config)
+        missing = [index for index in wanted if index not in self._posts]
+        if missing:
+            if not self._adopted:
+                await self._make_room(self.name)
+            for index in missing:
+                self._start(index, wanted[index], target)
+        await self._roll(target, wanted)
+
+    async def _roll(self, target: Target, wanted: Mapping[int, Launch | Failure | Address]) -> None:
+        """Replace the replicas whose launch changed one after the other, so that some always serve."""
+        stale = [
+            index for index, post in self._posts.items() if post.launch != wanted[index] or post.order != target.order
+        ]
+        for position, index in enumerate(stale):
+            if self.target is not target:
+                return  # something newer is wanted: look at that instead
+            if self._posts[index].order == _STALE:
+                await self._outcome(self._posts[index].supervisor.key, target)
+            if target.intent.config.replace == "start-first" and self._is_ready(index):
+                await self._start_first(index, wanted[index], target)
+                continue
+            await self._stop([index])
+            self._start(index, wanted[index], target)
+            if position + 1 < len(stale):
+                await self._outcome(self._posts[index].supervisor.key, target)
+
+    async def _start_first(self, index: int, launch: Launch | Failure | Address, target: Target) -> None:
+        """Bring the new one up beside the old one; a new one that does not come up leaves the old one in place."""
+        old = self._posts.pop(index)
+        try:
+            new = self._start(index, launch, target)
+            state = await self._outcome(new.supervisor.key, target)
+            gone, stays = (old, new) if state is State.READY else (new, old)
+        except asyncio.CancelledError:
+            await _end([old])
+            raise
+        failure = self._board.replicas[new.supervisor.key].last_error
+        await _end([gone])
+        self._posts[index] = stays
+        if stays is old and failure is not None:
+            self._keep_old(index, failure, launch, target)
+
+    def _keep_old(self, index: int, failure: Failure, launch: Launch | Failure | Address, target: Target) -> None:
+        old = self._posts[index]
+        # it counts as what is wanted now, or the next look would try the same thing again
+        self._posts[index] = replace(old, launch=launch, order=target.order)
+        self._board.update(old.supervisor.key, last_error=failure)
+        log.error(
+            "the replacement did not come up (%s): the old one goes on", failure.message,
+            extra={"server": self.name, "replica": index, "event": "replace-failed", "cause": failure.cause},
+        )  # fmt: skip
+
+    async def _outcome(self, key: ReplicaKey, target: Target) -> State | None:
+        """Wait until the replica is ready or has failed; None when something newer is wanted first."""
+
+        def done() -> bool:
+            view = self._board.replicas.get(key)
+            return self.target is not target or (view is not None and view.state in _OUTCOME)
+
+        await self._board.wait_for(done)
+        view = self._board.replicas.get(key)
+        return view.state if view is not None and view.state in _OUTCOME else None
+
+    def _is_ready(self, index: int) -> bool:
+        view = self._board.replicas.get(self._posts[index].supervisor.key)
+        return view is not None and view.state is State.READY
+
+    def _start(self, index: int, launch: Launch | Failure | Address, target: Target) -> _Post:
+        config = target.intent.config
+        key = ReplicaKey(self.name, index, self._generation)
+        self._generation += 1
+        adopted = self._adopted.pop(index, None)
+        order = target.order if adopted is None or adopted.current else _STALE
+        supervisor: Supervisor | ExternalWatcher
+        if isinstance(launch, Launch | Failure):
+            supervisor = Supervisor(
+                key,
+                config,
+                launch,
+                around=self._around,
+                output=self.output,
+                traffic=self.traffic,
+                adopted=adopted.running if adopted is not None else None,
+            )
+        else:
+            supervisor = ExternalWatcher(key, config, launch, around=self._around)
+        post = _Post(supervisor, self._group.create_task(supervisor.run(), name=str(key)), launch, order)
+        self._posts[index] = post
+        return post
+
+    async def _stop(self, indexes: list[int]) -> None:
+        posts = [self._posts[index] for index in indexes]
+        await _end(posts)
+        for index in indexes:
+            del self._posts[index]
+
+
+async def _end(posts: list[_Post]) -> None:
+    for post in posts:
+        post.task.cancel()
+    if posts:
+        await asyncio.wait([post.task for post in posts])
+
+
+def _launches(target: Target) -> dict[int, Launch | Failure | Address]:
+    if not target.running:
+        return {}
+    url = target.intent.config.url
+    if url is not None:
+        return {0: external_address(url)}
+    return dict(enumerate(target.intent.launches))
+
+
+def external_address(url: str) -> Address:
+    """`http://host[:port]` of an external server as an address; the port is 80 unless it says another."""
+    host = url.removeprefix("http://").rstrip("/")
+    bare = host.startswith("[") and host.endswith("]")
+    if bare or ":" not in host:
+        return TcpAddress(host.strip("[]"), 80)
+    return parse_address(host)

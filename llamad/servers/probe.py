@@ -1,0 +1,109 @@
+"""One small GET to a llama-server, on a connection of its own.
+
+aiohttp's client costs about a millisecond a request, which at 200 idle servers is the whole budget; and llama-server's
+HTTP library keeps a thread for every connection that stays open.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import httptools
+
+from llamad.host.address import Address, UnixAddress
+
+MAX_BODY = 4 << 20
+"""Bytes an answer may have; `/slots` with long prompts is the largest."""
+
+
+class ProbeError(Exception):
+    """No answer: refused, cut, not HTTP, or too late. The text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON, or None where it is not."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+class Prober(Protocol):
+    """Asks a server one thing; raises ProbeError."""
+
+    async def __call__(self, address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer: ...
+
+
+class _Exchange(asyncio.Protocol):
+    """Sends one request and collects one answer."""
+
+    def __init__(self, request: bytes, answer: asyncio.Future[ProbeAnswer]) -> None:
+        self._request = request
+        self._answer = answer
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, and do not say so
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"does not speak HTTP: {error}")
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+        if len(self._body) > MAX_BODY:
+            self._fail(f"answered with more than {MAX_BODY >> 20} MB")
+
+    def on_message_complete(self) -> None:
+        if not self._answer.done():
+            self._answer.set_result(ProbeAnswer(self._parser.get_status_code(), bytes(self._body)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(f"closed the connection{f': {exc}' if exc else ''}")
+
+    def _fail(self, why: str) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(ProbeError(why))
+
+
+async def probe(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
+    """GET `path`; `timeout` in seconds bounds the whole exchange, `key` goes as a bearer token. Raises ProbeError."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[ProbeAnswer] = loop.create_future()
+    host = "localhost" if isinstance(address, UnixAddress) else str(address)
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Connection: close\r\n\r\n".encode(
+        "latin-1", "replace"
+    )
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            if isinstance(address, UnixAddress):
+                transport, _ = await loop.create_unix_connection(lambda: _Exchange(request, answer), str(address.path))
+            else:
+                transport, _ = await loop.create_connection(
+                    lambda: _Exchange(request, answer), address.host, address.port
+                )
+            return await answer
+    except TimeoutError:
+        raise ProbeError(f"did not answer in {timeout:g} s") from None
+    except OSError as error:
+        raise ProbeError(error.strerror or str(error)) from None
+    finally:
+        if answer.done() and not answer.cancelled():
+            answer.exception()  # seen: a late failure is no surprise
+        answer.cancel()
+        if transport is not None:
+            transport.close()

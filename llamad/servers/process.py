@@ -1,0 +1,232 @@
+"""A child process held by pid and pidfd, with a log pipe of llamad's own.
+
+Not asyncio's Process: its `wait()` hangs while a grandchild holds a pipe, and it cannot be built around a process that
+already runs, which live restore needs.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from llamad.host.cgroup import Group
+from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
+
+PIPE_BYTES = 1 << 20
+"""Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
+_CHUNK = 1 << 16
+_MAX_CHUNKS_A_TURN = 4
+"""A flood must not keep the loop from its other work."""
+
+_PRELUDE = """
+if [ -n "$1" ]; then [ "$PPID" = "$1" ] || exit 125; fi
+if [ -n "$2" ]; then echo 0 2>/dev/null >"$2"; fi
+if [ -n "$3" ]; then echo "$3" >/proc/self/oom_score_adj; fi
+shift 3
+exec "$@"
+"""
+"""Runs between fork and exec: the parent is still there (its death signal comes only from then on), the control group
+is joined before the first thread exists, and the kernel's OOM killer is not told to spare a child as it spares llamad.
+A shell and not `preexec_fn`, which is not safe beside threads.
+"""
+
+
+class Process:
+    """One child and everything that belongs to it. `ended` gets its Exit. `is_child` is false for one that an earlier
+    llamad started; `on_close` is called once, when it is let go.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        pid_fd: int,
+        log_fd: int,
+        *,
+        is_child: bool,
+        group: Group | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pid = pid
+        self.pid_fd = pid_fd
+        self.log_fd = log_fd
+        self._is_child = is_child
+        self._group = group
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
+        self._on_output: Callable[[bytes], None] | None = None
+        self._log_open = False
+        self._status_tries = 20
+
+    def attach(self, on_output: Callable[[bytes], None]) -> None:
+        """Start to read its output and to watch for its end."""
+        self._on_output = on_output
+        os.set_blocking(self.log_fd, False)
+        self._loop.add_reader(self.log_fd, self._read_some)
+        self._log_open = True
+        self._loop.add_reader(self.pid_fd, self._on_end)
+
+    def terminate(self) -> None:
+        """SIGTERM to the process alone; one that has ended is no error."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to it and to all it started in its process group and control group."""
+        if not self.ended.done():
+            self._kill_group()
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed for lack of memory in its control group; 0 where that is not known."""
+        return (self._group.oom_kills() or 0) if self._group is not None else 0
+
+    def memory_and_reads(self) -> tuple[int, int] | None:
+        """Resident bytes and bytes read so far, or None where neither /proc nor the control group shows it."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+            io = Path(f"/proc/{self.pid}/io").read_text(encoding="ascii")
+        except (OSError, ValueError, IndexError):  # an adopted one is hidden from us (ProtectProc in a new namespace)
+            memory = self._group.memory() if self._group is not None else None
+            return None if memory is None else (memory, 0)
+        return pages * os.sysconf("SC_PAGE_SIZE"), sum(
+            int(line.split()[1]) for line in io.splitlines() if line.startswith(("rchar", "read_bytes"))
+        )
+
+    def close(self) -> None:
+        """Let go of the descriptors and of the control group; the process is not touched."""
+        self._close_log()
+        if self.pid_fd >= 0:
+            self._loop.remove_reader(self.pid_fd)
+            os.close(self.pid_fd)
+            self.pid_fd = -1
+            if self._group is not None:
+                self._group.remove()
+            self._on_close()
+
+    def _kill_group(self) -> None:
+        if self._group is not None:
+            self._group.kill()
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except PermissionError:  # one member changed its user; the leader at least is ours
+            self._signal(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.ended.done():
+            send_signal(self.pid_fd, number)
+
+    def _read_some(self) -> None:
+        for _ in range(_MAX_CHUNKS_A_TURN if self._log_open else 0):
+            try:
+                data = os.read(self.log_fd, _CHUNK)
+            except BlockingIOError:
+                return
+            if not data:  # the child closed its end; it may live on
+                self._close_log()
+                return
+            assert self._on_output is not None
+            self._on_output(data)
+
+    def _on_end(self) -> None:
+        if self.pid_fd < 0:
+            return  # let go of meanwhile
+        self._loop.remove_reader(self.pid_fd)
+        if self._is_child:  # what it leaves behind goes with it, while the zombie still holds the group's number
+            self._kill_group()
+        if not self._is_child and self._status_tries and adopted_exit(self.pid_fd) is None:
+            self._status_tries -= 1  # who reaps it is not us: the kernel tells its status once that is done
+            self._loop.call_later(0.01, self._on_end)
+            return
+        ended = _reap(self.pid_fd, is_child=self._is_child)
+        for _ in range(PIPE_BYTES // _CHUNK + 1):  # the last lines name the cause; whoever else writes is not waited for
+            self._read_some()
+        self._close_log()
+        if not self.ended.done():
+            self.ended.set_result(ended)
+
+    def _close_log(self) -> None:
+        if self.log_fd >= 0:
+            if self._log_open:
+                self._loop.remove_reader(self.log_fd)
+            os.close(self.log_fd)
+            self.log_fd = -1
+            self._log_open = False
+
+
+def _reap(pid_fd: int, *, is_child: bool) -> Exit:
+    """How it ended; an empty Exit where nobody can tell."""
+    try:
+        return (child_exit(pid_fd) if is_child else adopted_exit(pid_fd)) or Exit()
+    except ChildProcessError:
+        return Exit()
+
+
+def spawn(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    die_with_parent: bool,
+    group: Group | None = None,
+    on_close: Callable[[], None] = lambda: None,
+) -> Process:
+    """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the
+    kernel refuses (EMFILE, EAGAIN, ENOMEM). `die_with_parent` has the kernel end it when llamad dies (PR_SET_PDEATHSIG
+    by setpriv(1), bound to the thread that forks: call this in the main thread).
+    """
+    guard = _death_guard() if die_with_parent else []
+    oom_score = "0" if _own_oom_score() < 0 else ""
+    cgroup = str(group.procs) if group is not None else ""
+    parent = str(os.getpid()) if guard else ""
+    words = [*guard, "/bin/sh", "-c", _PRELUDE, "llamad-start", parent, cgroup, oom_score, *argv]
+    read_end, write_end = os.pipe()
+    try:
+        with suppress(OSError):  # more than the user's limit, or not enough memory: 64 KiB do
+            fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            env=dict(environment),
+            cwd="/",
+            process_group=0,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    child.returncode = 0  # reaped here through the pidfd: subprocess must not wait for the number a second time
+    pid_fd = _hold(child.pid, read_end)
+    return Process(child.pid, pid_fd, read_end, is_child=True, group=group, on_close=on_close)
+
+
+def _hold(pid: int, read_end: int) -> int:
+    """A pidfd of a child that is not reaped; without one (EMFILE) there can be no child."""
+    try:
+        pid_fd = open_pidfd(pid)
+        assert pid_fd is not None, "a child that nobody has reaped is there"
+    except OSError:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read_end)
+        raise
+    return pid_fd
+
+
+def _death_guard() -> list[str]:
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _own_oom_score() -> int:
+    try:
+        return int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0

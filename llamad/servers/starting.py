@@ -1,0 +1,126 @@
+"""The step from "should run" to a running child: what is looked at first, and what can go wrong in words."""
+
+import asyncio
+import errno
+import itertools
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError
+from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
+from llamad.servers.around import Around, Child
+from llamad.servers.board import Failure, ReplicaKey
+from llamad.servers.command import Launch, child_environment
+
+Mark = tuple[int, int, int, int] | None
+FileMarks = tuple[Mark, ...]
+"""Device, inode, size and mtime of the model and of the program; None for one that is not there."""
+
+_launch_numbers = itertools.count(1)
+
+
+class CannotStartError(Exception):
+    """There is no point in a start."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A child and how it came to be; `started_at` is on the loop's clock."""
+
+    child: Child
+    launch: Launch
+    address: Address
+    started_at: float
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a start needs."""
+
+    key: ReplicaKey
+    launch: Launch
+    address: Address
+    environment: dict[str, str]
+
+
+async def file_marks(config: ServerConfig, around: Around) -> FileMarks:
+    """What the model and the program look like now; a thread looks, since a network disk may take its time."""
+    return await asyncio.to_thread(_marks, config, around.environ.get("PATH"))
+
+
+def _marks(config: ServerConfig, path: str | None) -> FileMarks:
+    found = shutil.which(config.llama_server or "llama-server", path=path)
+    return tuple(mark(one) for one in (config.model, Path(found) if found else None))
+
+
+def mark(path: Path | None) -> Mark:
+    """Device, inode, size and mtime of a file; None where it is not there."""
+    if path is None:
+        return None
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+async def prepare(key: ReplicaKey, config: ServerConfig, launch: Launch, around: Around) -> Prepared:
+    """Look at the world before a start; CannotStartError names what is missing."""
+    failure = await asyncio.to_thread(around.inspect, config, launch)
+    if failure is not None:
+        raise CannotStartError(failure)
+    try:
+        secrets = {name: around.secret(credential) for name, credential in launch.credentials}
+    except LlamadError as error:
+        raise CannotStartError(Failure("credential-missing", error.message, error.hint, permanent=True)) from None
+    environment = child_environment(launch, around.environ, secrets, cache=around.directories.cache)
+    return Prepared(key, launch, launch.port or _fresh_socket(key, around), environment)
+
+
+def _fresh_socket(key: ReplicaKey, around: Around) -> UnixAddress:
+    """A socket of its own for each start, so that a replacement can come up beside the old one."""
+    folder = around.directories.servers
+    while (path := folder / f"{key.server}-{key.index}-{next(_launch_numbers)}.sock").exists():
+        pass  # one of an earlier llamad, perhaps still in use
+    if len(os.fsencode(path)) > UNIX_PATH_LIMIT:
+        raise CannotStartError(
+            Failure(
+                "socket-path-too-long",
+                f"{path} has more than the {UNIX_PATH_LIMIT} bytes that a unix socket may have",
+                "shorten the server's name or $RUNTIME_DIRECTORY",
+                permanent=True,
+            )
+        )
+    return UnixAddress(path)
+
+
+def start(prepared: Prepared, around: Around, *, started_at: float, restarts: int) -> Running:
+    """Spawn the child; OSError where the kernel refuses."""
+    if isinstance(prepared.address, UnixAddress):
+        around.make_folder(prepared.address.path.parent)
+    child = around.launcher(prepared.key, prepared.launch, prepared.address, prepared.environment)
+    return Running(child, prepared.launch, prepared.address, started_at, restarts)
+
+
+_SPAWN_HINTS = {
+    errno.EMFILE: "raise LimitNOFILE= of the unit",
+    errno.ENFILE: "the whole machine is out of file descriptors: see fs.file-max",
+    errno.EAGAIN: "the limit of processes is reached: see TasksMax= of the unit, and ulimit -u",
+    errno.ENOMEM: "the machine is out of memory",
+    errno.ENOSPC: "free some space on the file system of $RUNTIME_DIRECTORY",
+    errno.E2BIG: "args, extra_args and env together are too long for the kernel",
+}
+
+
+def spawn_failure(error: OSError) -> Failure:
+    """Why the kernel refused to start a process, as a cause that is tried again."""
+    hint = _SPAWN_HINTS.get(error.errno or 0)
+    return Failure("cannot-spawn", f"cannot start a process: {error.strerror or error}", hint)

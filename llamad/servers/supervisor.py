@@ -1,0 +1,192 @@
+"""One replica's life: start, load, serve, end, and again.
+
+A supervisor is one coroutine, `run`. Stopping it, at any instant, is cancelling it and awaiting it: on its way out it
+drains, ends and reaps the process it has. It is the only writer of its replica on the board.
+"""
+
+import asyncio
+import logging
+import math
+
+from llamad.config.model import ServerConfig
+from llamad.config.units import format_duration
+from llamad.servers import starting
+from llamad.servers.around import Around
+from llamad.servers.backoff import count_failures, next_retry
+from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.command import Launch
+from llamad.servers.ending import Ending
+from llamad.servers.life import Life
+from llamad.servers.output import Output
+from llamad.servers.state import State
+from llamad.servers.telling import tell
+from llamad.servers.traffic import Traffic
+
+log = logging.getLogger(__name__)
+FILE_POLL = 1.0
+"""Seconds between two looks at the model and the binary while a replica is down."""
+SLACK = 30.0
+"""Seconds that a part may take beyond what it said before the watchdog counts it as stuck."""
+
+
+class Supervisor:
+    """Keeps one replica up by the policy of its server. `retune` and `wake` may be called at any time."""
+
+    def __init__(
+        self,
+        key: ReplicaKey,
+        config: ServerConfig,
+        launch: Launch | Failure,
+        *,
+        around: Around,
+        output: Output,
+        traffic: Traffic,
+        adopted: starting.Running | None = None,
+    ) -> None:
+        self.key = key
+        self.launch = launch
+        self._config = config
+        self._around = around
+        self._output = output
+        self._traffic = traffic
+        self._adopted = adopted
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self._marks: starting.FileMarks = ()
+        self._board = around.board
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Live until cancelled. The replica is on the board for as long."""
+        self._board.add(Replica(self.key, since=self._loop.time()))
+        try:
+            with self._around.pulse.part(f"supervisor of {self.key}", within=SLACK) as self._beat:
+                while True:
+                    await self._pause(*await self._live_safely())
+        finally:
+            if self._view.state is not State.STOPPED:
+                self._move(State.STOPPED, pid=None, address=None, retry_at=None)
+            self._board.remove(self.key)
+
+    def retune(self, config: ServerConfig) -> None:
+        """A new policy for the same launch; one that waits tries again at once."""
+        self._config = config
+        self._woken.set()
+
+    def wake(self) -> None:
+        """If it waits to start again, start now."""
+        self._woken.set()
+
+    def program_changed(self) -> bool:
+        """Whether another file lies at the program's path than the one that runs."""
+        if not self._marks or self._view.pid is None or not isinstance(self.launch, Launch):
+            return False
+        return starting.mark(self.launch.binary) not in (self._marks[-1], None)
+
+    @property
+    def _view(self) -> Replica:
+        return self._board.replicas[self.key]
+
+    def _move(self, state: State, **figures: object) -> None:
+        self._board.move(self.key, state, now=self._loop.time(), **figures)
+
+    async def _live_safely(self) -> tuple[Failure, float]:
+        """The last resort of this supervisor: a bug of ours costs this life and no other server."""
+        try:
+            return await self._live()
+        except Exception as error:
+            log.exception("a bug in llamad", extra={"server": self.key.server, "event": "bug"})
+            return Failure("internal-error", f"a bug in llamad: {error!r}", "please report it with the log"), 0.0
+
+    async def _live(self) -> tuple[Failure, float]:
+        """One life, from start to end: why it ended, and for how many seconds it had been ready."""
+        try:
+            running = await self._start()
+        except starting.CannotStartError as error:
+            return error.failure, 0.0
+        except OSError as error:
+            return starting.spawn_failure(error), 0.0
+        life = Life(self.key, running, self._around, self._output, self._beat, lambda: self._config)
+        ending = Ending(self.key, running, self._around, self._traffic, self._beat, lambda: self._config.stop)
+        try:
+            failure = await life.run()
+        except asyncio.CancelledError:
+            await ending.gracefully()
+            raise
+        finally:
+            await ending.now()
+        return failure, life.ready_for
+
+    async def _start(self) -> starting.Running:
+        now = self._loop.time()
+        if self._adopted is not None:
+            running, self._adopted = self._adopted, None
+            self._move(State.STARTING, restarts=running.restarts, started_at=running.started_at)
+        else:
+            restarts = self._view.restarts + (self._view.started_at is not None)
+            self._beat.expect(SLACK)
+            self._marks = await starting.file_marks(self._config, self._around)
+            if isinstance(self.launch, Failure):
+                raise starting.CannotStartError(self.launch)
+            prepared = await starting.prepare(self.key, self._config, self.launch, self._around)
+            self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)
+            running = starting.start(prepared, self._around, started_at=now, restarts=restarts)
+        self._board.update(self.key, pid=running.child.pid, address=running.address)
+        tell(log, logging.INFO, self.key, "started, pid %d", running.child.pid, event="started")
+        return running
+
+    async def _pause(self, failure: Failure, ready_for: float) -> None:
+        """Wait before the next start: for the delay of the policy, or until something changed that may mend it."""
+        self._failures = count_failures(self._failures, ready_for=ready_for, policy=self._config.restart)
+        self._woken.clear()
+        retry = next_retry(self._config.restart, self._failures, failure, chance=self._around.chance())
+        retry_at = None if retry.delay is None else self._loop.time() + retry.delay
+        state = State.FAILED if retry.given_up else State.BACKOFF
+        figures = {"pid": None, "address": None, "ready_since": None, "last_error": failure, "retry_at": retry_at,
+                   "busy_slots": None, "tokens_per_s": None, "memory_bytes": None, "load_progress": None}  # fmt: skip
+        if self._view.state is state:
+            self._board.update(self.key, **figures)
+        else:
+            self._move(state, **figures)
+        self._tell(failure, given_up=retry.given_up, delay=retry.delay)
+        if await self._wait_for_reason(retry_at):
+            self._failures = 0
+
+    def _tell(self, failure: Failure, *, given_up: bool, delay: float | None) -> None:
+        after = "not tried again by itself" if delay is None else f"tried again in {format_duration(delay)}"
+        what = "failed" if given_up else "down"
+        hint = f" ({failure.hint})" if failure.hint else ""
+        level = logging.ERROR if given_up else logging.WARNING
+        tell(log, level, self.key, "%s: %s%s; %s", what, failure.message, hint, after, event=what, cause=failure.cause)
+
+    async def _wait_for_reason(self, retry_at: float | None) -> bool:
+        """True when somebody or a changed file asks for a start, False when it is simply time."""
+        changed: starting.FileMarks | None = None
+        while True:
+            left = math.inf if retry_at is None else retry_at - self._loop.time()
+            if left <= 0:
+                return False
+            self._beat.expect(FILE_POLL + SLACK)
+            try:
+                async with asyncio.timeout(min(left, FILE_POLL)):
+                    await self._woken.wait()
+                return True
+            except TimeoutError:
+                if left <= FILE_POLL:
+                    return False
+            marks = await starting.file_marks(self._config, self._around)
+            if (
+                marks != self._marks and marks == changed
+            ):  # it changed and now keeps still: a copy that goes on is no reason
+                self._marks = marks
+                if isinstance(self.launch, Launch):
+                    tell(
+                        log,
+                        logging.INFO,
+                        self.key,
+                        "the model or the program changed: tried again now",
+                        event="file-changed",
+                    )
+                    return True
+                self._around.reread()  # what to run has to be found out anew
+            changed = marks

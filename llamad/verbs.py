@@ -1,0 +1,137 @@
+"""What the client commands do, over the fleet and the reloader: the daemon's side of the control socket."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+from llamad import __version__
+from llamad.control import operations, wire
+from llamad.control.operations import ReloadOutcome, Settled
+from llamad.control.watching import watch
+from llamad.errors import UnknownServerError
+from llamad.reload import Applied, Reloader
+from llamad.servers.fleet import Fleet
+from llamad.servers.output import Line
+
+
+class Verbs(operations.Operations):
+    """Implements `Operations`. `models_dir` tells where models are, `upgrade` begins an upgrade."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        reloader: Reloader,
+        *,
+        is_ready: Callable[[], bool],
+        models_dir: Callable[[], Path],
+        begin_upgrade: Callable[[], None],
+    ) -> None:
+        self._fleet = fleet
+        self._reloader = reloader
+        self._is_ready = is_ready
+        self._models_dir = models_dir
+        self._begin_upgrade = begin_upgrade
+
+    def status(self, server: str | None) -> wire.StatusDocument:
+        """See Operations."""
+        names = list(self._fleet.configs) if server is None else [self._known(server)]
+        return wire.status_document(
+            version=__version__,
+            ready=self._is_ready(),
+            config=wire.ConfigView(self._reloader.files, self._reloader.loaded_at, self._reloader.error),
+            servers=[self._view(name) for name in names],
+            now=asyncio.get_running_loop().time(),
+        )
+
+    def watch(self, server: str | None) -> AsyncGenerator[wire.StatusDocument, None]:
+        """See Operations."""
+        return watch(self._fleet.board, lambda: self.status(server))
+
+    async def reload(self, *, wait: bool) -> ReloadOutcome:
+        """See Operations."""
+        applied = await self._reloader.reload()
+        settled: tuple[Settled, ...] = ()
+        if wait:
+            touched = [name for name in applied.touched if name in self._fleet.configs]
+            await self._fleet.settled(applied.touched)
+            settled = tuple(self._settled(name) for name in touched)
+        return _outcome(applied, settled)
+
+    async def plan(self) -> ReloadOutcome:
+        """See Operations."""
+        return _outcome(await self._reloader.plan(), ())
+
+    async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """See Operations."""
+        return await self._each(self._fleet.start, servers, wait=wait)
+
+    async def stop(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """See Operations."""
+        return await self._each(self._fleet.stop, servers, wait=wait)
+
+    async def restart(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        """See Operations."""
+        return await self._each(self._fleet.restart, servers, wait=wait)
+
+    async def logs(self, server: str, *, last: int | None, follow: bool) -> AsyncGenerator[wire.LogDocument, None]:
+        """See Operations."""
+        output = self._fleet.output(self._known(server))
+        async with output.follow() as news:
+            for line in output.lines(last):
+                yield _line(line, 0)
+            if follow:
+                async for line in news:
+                    yield _line(line, news.take_lost())
+
+    async def models(self) -> object:
+        """See Operations."""
+        raise NotImplementedError
+
+    async def devices(self) -> object:
+        """See Operations."""
+        raise NotImplementedError
+
+    async def upgrade(self) -> None:
+        """See Operations."""
+        await self._reloader.plan()
+        self._begin_upgrade()
+
+    def _known(self, name: str) -> str:
+        """The server's name, where `name` is one or an alias; UnknownServerError."""
+        configs = self._fleet.configs
+        if name in configs:
+            return name
+        for server, config in configs.items():
+            if name in config.aliases:
+                return server
+        raise UnknownServerError(name, tuple(configs))
+
+    def _view(self, server: str) -> wire.ServerView:
+        return wire.ServerView(
+            config=self._fleet.configs[server],
+            wanted=self._fleet.wanted(server),
+            replicas=self._fleet.board.of(server),
+            traffic=self._fleet.traffic(server),
+            notice=self._fleet.notice(server),
+        )
+
+    async def _each(self, act: Callable[[str], None], servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
+        names = [self._known(name) for name in servers]
+        for name in names:
+            act(name)
+        if wait:
+            await self._fleet.settled(names)
+        return tuple(self._settled(name) for name in names)
+
+    def _settled(self, server: str) -> Settled:
+        views = self._fleet.board.of(server)
+        state = wire.server_state([view.state for view in views])
+        return Settled(server, state, self._fleet.failure(server))
+
+
+def _line(line: Line, lost: int) -> wire.LogDocument:
+    return wire.log_document(at=line.at, level=line.level, replica=line.replica, text=line.text, lost=lost)
+
+
+def _outcome(applied: Applied, settled: tuple[Settled, ...]) -> ReloadOutcome:
+    return ReloadOutcome(applied.plan, applied.remarks, settled)
