@@ -2,26 +2,25 @@
 
 import json
 import os
+import pwd
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamad.cli.terminal import warn
-from llamad.control.wire import DevicesDocument, ModelsDocument, devices_document
+from llamad.control.wire import DevicesDocument, ModelsDocument, devices_document, models_document
 from llamad.errors import ExitCode
 from llamad.host.dirs import Directories, directories
 
 if TYPE_CHECKING:
     from llamad.config.problems import Problem
 
-SYSTEM_CONFIG = Path("/etc/llamad/llamad.yaml")
-
 
 def check(file: Path, *, as_json: bool) -> int:
     """`llamad check`: every problem on standard error, a line each, and one line that sums up; 0 or 78."""
     from llamad.config.loader import load
 
-    loaded = load(file, directories_for(file), environ=os.environ)
+    loaded = load(file, directories_for(file), environ=os.environ, service_user=service_user(file, uid=os.geteuid()))
     servers = [] if loaded.config is None else list(loaded.config.servers)
     code = ExitCode.CONFIG if loaded.problems else ExitCode.OK
     if as_json:
@@ -63,21 +62,40 @@ def directories_for(file: Path) -> Directories:
     """The directories of the llamad that will run `file`: the system's service for one below /etc, whoever checks it
     (relative model paths start in the service's state directory, not in the user's).
     """
-    uid = 0 if file.absolute().is_relative_to("/etc") else os.geteuid()
+    uid = 0 if _is_the_systems(file) else os.geteuid()
     return directories(os.environ, uid=uid)
 
 
-def schema() -> int:
-    """`llamad schema`: the JSON Schema of the configuration."""
-    from llamad.config.schema import json_schema
+def service_user(file: Path, *, uid: int) -> str | None:
+    """For whom root checks `file`: the user of the system's service, where there is one; else nobody else."""
+    if uid != 0 or not _is_the_systems(file):
+        return None
+    try:
+        return pwd.getpwnam("llamad").pw_name
+    except KeyError:
+        return None
 
-    print(json.dumps(json_schema(), indent=2))
+
+def _is_the_systems(file: Path) -> bool:
+    return file.absolute().is_relative_to("/etc")
+
+
+def print_schema() -> int:
+    """`llamad schema`: the JSON Schema of the configuration."""
+    from llamad.config.schema import schema
+
+    print(json.dumps(schema(), indent=2))
     return ExitCode.OK
 
 
 def models_in(folder: Path) -> ModelsDocument:
     """What `llamad models` shows without a daemon."""
-    raise NotImplementedError(folder)
+    from llamad.servers.models import ModelsFolderError, scan
+
+    try:
+        return models_document(folder, scan(folder), {})
+    except ModelsFolderError as error:
+        return models_document(folder, (), {}, error=str(error))
 
 
 def devices_here() -> DevicesDocument:

@@ -175,9 +175,9 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _schema(_given: argparse.Namespace) -> int:
-    from llamad.cli.local import schema
+    from llamad.cli.local import print_schema
 
-    return schema()
+    return print_schema()
 
 
 def _status(given: argparse.Namespace) -> int:

@@ -186,31 +186,50 @@ def _states(status: Document) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def models_table(models: Document) -> Table:
-    """One row a file in models_dir."""
-    rows = tuple(
-        (
-            file["name"],
-            _or_dash(file["architecture"]),
-            _size(file["size_bytes"]),
-            _or_dash(file["quantization"]),
-            _or_dash(file["context"]),
-            "-" if file["chat_template"] is None else "yes",
-            ", ".join(one["server"] for one in models["served"] if one["file"] == file["path"]) or "-",
-            _or_dash(file["error"]),
-        )
-        for file in models["files"]
-    )
+    """One row a file in models_dir, by its path there."""
+    rows = tuple(_model_row(file, models) for file in models["files"])
     titles = ("FILE", "ARCHITECTURE", "SIZE", "QUANTISATION", "CONTEXT", "TEMPLATE", "SERVERS", "NOTE")
     return Table(titles, rows, frozenset({"SIZE", "CONTEXT"}))
 
 
+def _model_row(file: Document, models: Document) -> tuple[str, ...]:
+    servers = [one["server"] for one in models["served"] if one["path"] == file["path"]]
+    remarks = [] if file["kind"] == "model" else [file["kind"]]
+    if file["parts"] > 1:
+        remarks.append(f"{file['parts']} parts")
+    if file["projectors"]:
+        remarks.append("with projector")
+    if file["error"] is not None:
+        remarks.append(f"broken: {file['error']}")
+    template = "built in" if file["chat_template"] else "beside it" if file["templates"] else "-"
+    return (
+        printable(str(file["path"]).removeprefix(models["models_dir"].rstrip("/") + "/")),
+        _or_dash(file["architecture"]),
+        _size(file["size_bytes"]),
+        _or_dash(file["quantization"]),
+        _or_dash(file["context"]),
+        template,
+        ", ".join(servers) or "-",
+        printable("; ".join(remarks)) or "-",
+    )
+
+
 def served_table(models: Document) -> Table:
-    """One row a server: what it says it serves."""
+    """One row a server: what it serves, by its own word or by its file's."""
     rows = tuple(
-        (one["server"], printable(", ".join(one["models"])) or "-", _or_dash(one["context"]), one["source"])
+        (
+            one["server"],
+            printable(", ".join(one["names"])) or "-",
+            _or_dash(one["context"]),
+            _or_dash(one["slots"]),
+            ", ".join(one["modalities"]) or "-",
+            one["source"],
+        )
         for one in models["served"]
     )
-    return Table(("SERVER", "SERVES", "CONTEXT", "SOURCE"), rows, frozenset({"CONTEXT"}))
+    return Table(
+        ("SERVER", "SERVES", "CONTEXT", "SLOTS", "MODALITIES", "SOURCE"), rows, frozenset({"CONTEXT", "SLOTS"})
+    )
 
 
 def devices_table(devices: Document) -> Table:

@@ -129,9 +129,10 @@ class _Api:
     async def status(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "server", "watch")
         server = query.get("server")
+        now = self._operations.status(server)  # asked before a stream begins too: an unknown server is a 404
         if _flag(query, "watch"):
             return await self._stream(request, self._operations.watch(server))
-        return web.json_response(self._operations.status(server))
+        return web.json_response(now)
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         _query(request)
@@ -155,6 +156,7 @@ class _Api:
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "n", "follow")
+        self._operations.status(request.match_info["name"])  # an unknown server is a 404, not a stream that fails
         lines = self._operations.logs(
             request.match_info["name"], last=_count(query, "n"), follow=_flag(query, "follow")
         )

@@ -42,9 +42,7 @@ class Operations(Protocol):
         ...
 
     def watch(self, server: str | None) -> AsyncGenerator[StatusDocument, None]:
-        """The status now, then again whenever it changes, coalesced (`watching.watch`). An unknown server raises at
-        the call, not at the first step.
-        """
+        """The status now, then again whenever it changes, coalesced (`watching.watch`)."""
         ...
 
     async def reload(self, *, wait: bool) -> ReloadOutcome:
@@ -72,13 +70,11 @@ class Operations(Protocol):
         ...
 
     def logs(self, server: str, *, last: int | None, follow: bool) -> AsyncGenerator[LogDocument, None]:
-        """The `last` lines kept of a server's output (None: all), then with `follow` each new one. An unknown server
-        raises at the call, not at the first step.
-        """
+        """The `last` lines kept of a server's output (None: all), then with `follow` each new one."""
         ...
 
     async def models(self) -> ModelsDocument:
-        """The files in models_dir, and what each server serves."""
+        """The files in models_dir, and what each server serves (`wire.models_document`)."""
         ...
 
     async def devices(self) -> DevicesDocument:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llamad.config.model import ServerConfig
     from llamad.host.devices import Devices
     from llamad.servers.board import Failure, Replica
+    from llamad.servers.models import ModelFile, Served
     from llamad.servers.plan import Step
     from llamad.servers.traffic import Traffic
 
@@ -131,30 +132,36 @@ class LogDocument(TypedDict):
 
 
 class ModelFileDocument(TypedDict):
-    """A model in models_dir; a split one is one. `error` says why it is broken; what is not known is null."""
+    """A model in models_dir; a split one is one. `error` says why it cannot be used; what is not known is null.
+    `templates` and `projectors` are paths of files beside it.
+    """
 
     name: str
     path: str
+    kind: str
     parts: int
     size_bytes: int
     architecture: str | None
     title: str | None
     quantization: str | None
     context: int | None
-    chat_template: str | None
-    projector: str | None
+    chat_template: bool
+    templates: list[str]
+    projectors: list[str]
     error: str | None
 
 
 class ServedDocument(TypedDict):
-    """What a server says it serves, and the file it was given; `source` is `server`, or `folder` where it could not
-    say.
-    """
+    """What a server says it serves; `source` is `server`, or `file` where its model's header speaks for it."""
 
     server: str
-    file: str | None
-    models: list[str]
+    names: list[str]
+    path: str | None
     context: int | None
+    slots: int | None
+    quantization: str | None
+    parameters: int | None
+    modalities: list[str]
     source: str
 
 
@@ -348,6 +355,50 @@ def log_document(*, at: float, level: int, replica: int, text: str, lost: int = 
         "replica": replica,
         "text": text,
         "lost": lost,
+    }
+
+
+def models_document(
+    folder: Path, files: Iterable[ModelFile], served: Mapping[str, Served], *, error: str | None = None
+) -> ModelsDocument:
+    """The models of `folder`, and what is served by server name; `error` where the folder could not be read."""
+    return {
+        "models_dir": str(folder),
+        "error": error,
+        "files": [_model_file_document(file) for file in files],
+        "served": [
+            {
+                "server": server,
+                "names": list(one.names),
+                "path": one.path,
+                "context": one.context,
+                "slots": one.slots,
+                "quantization": one.quantization,
+                "parameters": one.parameters,
+                "modalities": list(one.modalities),
+                "source": one.source,
+            }
+            for server, one in served.items()
+        ],
+    }
+
+
+def _model_file_document(file: ModelFile) -> ModelFileDocument:
+    header = file.header
+    return {
+        "name": file.name,
+        "path": str(file.path),
+        "kind": file.kind,
+        "parts": len(file.parts),
+        "size_bytes": file.size,
+        "architecture": None if header is None else header.architecture,
+        "title": None if header is None else header.name,
+        "quantization": None if header is None else header.quantization,
+        "context": None if header is None else header.context_length,
+        "chat_template": header is not None and header.chat_template,
+        "templates": [str(path) for path in file.templates],
+        "projectors": [str(path) for path in file.projectors],
+        "error": file.problem,
     }
 
 

@@ -25,12 +25,15 @@ from llamad.control.wire import (
     StatusDocument,
     devices_document,
     log_document,
+    models_document,
     server_state,
     status_document,
 )
 from llamad.errors import ConfigError, LlamadError, UnknownServerError
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
+from llamad.servers.gguf import Header
+from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
@@ -167,28 +170,10 @@ class FakeOperations:
         )
 
     async def models(self) -> ModelsDocument:
-        return {
-            "models_dir": "/m",
-            "error": None,
-            "files": [
-                {
-                    "name": "qwen.gguf",
-                    "path": "/m/qwen.gguf",
-                    "parts": 1,
-                    "size_bytes": 3 << 30,
-                    "architecture": "qwen3",
-                    "title": "Qwen3",
-                    "quantization": "Q4_K_M",
-                    "context": 40960,
-                    "chat_template": "embedded",
-                    "projector": None,
-                    "error": None,
-                }
-            ],
-            "served": [
-                {"server": "qwen", "file": "/m/qwen.gguf", "models": ["qwen"], "context": 8192, "source": "server"}
-            ],
-        }
+        header = Header(3, 1, "qwen3", "Qwen3", quantization="Q4_K_M", context_length=40960, chat_template=True)
+        path = Path("/m/qwen.gguf")
+        file = ModelFile(path, "qwen", Kind.MODEL, 3 << 30, (path,), header)
+        return models_document(Path("/m"), [file], {"qwen": Served(("qwen",), "server", 8192, 4, "/m/qwen.gguf")})
 
     async def devices(self) -> DevicesDocument:
         gpu = Gpu(Vendor.NVIDIA, index=0, name="L4", memory_total=24 << 30, nodes=(Path("/dev/nvidia0"),))

@@ -15,6 +15,7 @@ from llamad.control.wire import (
     devices_document,
     error_document,
     log_document,
+    models_document,
     server_document,
     server_state,
     settled_document,
@@ -26,6 +27,8 @@ from llamad.errors import ConfigError, LlamadError, NotAllowedError
 from llamad.host.address import UnixAddress
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.gguf import Header
+from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
@@ -251,6 +254,49 @@ def test_devices() -> None:
             "nodes": ["/dev/dri/renderD128"],
         }
     ]
+
+
+def test_models() -> None:
+    header = Header(3, 290, "qwen3", "Qwen3 8B", quantization="Q4_K_M", context_length=40960, chat_template=True)
+    parts = (Path("/m/q-00001-of-00002.gguf"), Path("/m/q-00002-of-00002.gguf"))
+    good = ModelFile(
+        parts[0], "q", Kind.MODEL, 9, parts, header, projectors=(Path("/m/mm.gguf"),), templates=(Path("/m/q.jinja"),)
+    )
+    bad = ModelFile(Path("/m/x.gguf"), "x", Kind.MODEL, 1, (Path("/m/x.gguf"),), problem="no GGUF")
+    serves = Served(("q", "default"), "server", 8192, 4, "/m/q", "Q4_K_M", 8_000_000_000, ("vision",))
+    shown = models_document(Path("/m"), [good, bad], {"qwen": serves})
+    assert (shown["models_dir"], shown["error"]) == ("/m", None)
+    assert shown["files"][0] == {
+        "name": "q",
+        "path": "/m/q-00001-of-00002.gguf",
+        "kind": "model",
+        "parts": 2,
+        "size_bytes": 9,
+        "architecture": "qwen3",
+        "title": "Qwen3 8B",
+        "quantization": "Q4_K_M",
+        "context": 40960,
+        "chat_template": True,
+        "templates": ["/m/q.jinja"],
+        "projectors": ["/m/mm.gguf"],
+        "error": None,
+    }
+    assert set(shown["files"][1]) == set(shown["files"][0])
+    assert (shown["files"][1]["error"], shown["files"][1]["chat_template"]) == ("no GGUF", False)
+    assert shown["served"] == [
+        {
+            "server": "qwen",
+            "names": ["q", "default"],
+            "path": "/m/q",
+            "context": 8192,
+            "slots": 4,
+            "quantization": "Q4_K_M",
+            "parameters": 8_000_000_000,
+            "modalities": ["vision"],
+            "source": "server",
+        }
+    ]
+    assert models_document(Path("/m"), [], {}, error="closed")["error"] == "closed"
 
 
 def test_the_shapes_need_neither_aiohttp_nor_pydantic() -> None:
