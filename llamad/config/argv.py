@@ -208,21 +208,24 @@ def _shown(value: ArgValue) -> str:
 def _extra_problems(options: OptionTable, extra_args: Sequence[str]) -> Iterator[Finding]:
     """Each word that begins with `-` is an option of the binary, unless it is a number or an option's value."""
     values_due = 0
+    known = True
     for index, word in enumerate(extra_args):
         if values_due:
             values_due -= 1
             continue
         if not word.startswith("-"):
-            yield Finding(index, f"{word!r} follows no option that takes a value")
+            if known:  # else it may be the value of what nobody knows
+                yield Finding(index, f"{word!r} follows no option that takes a value")
             continue
         option = options.find_word(word)
+        known = option is not None
         if option is None:
             if word not in OWNED:
                 yield _unknown_word(options, index, word)
-        elif option.removed:
+            continue
+        values_due = option.arity
+        if option.removed:
             yield Finding(index, f"this build of llama-server has removed {word}", option.removed)
-        else:
-            values_due = option.arity
     if values_due:
         yield Finding(len(extra_args) - 1, f"{extra_args[-1]} is followed by no value")
 

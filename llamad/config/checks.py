@@ -138,7 +138,7 @@ def _environment(server: Written) -> Iterator[Problem]:
 def _listening(server: Written) -> Iterator[Problem]:
     config = server.config
     if config.port is None:
-        if "host" in server.own.entries and server.fine("port"):
+        if "host" in server.own.entries and config.host != "127.0.0.1" and server.fine("port"):
             yield server.problem("is used with port only: without it the server listens on a private socket", "host")
         return
     last = config.port + config.replicas - 1

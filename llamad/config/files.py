@@ -59,9 +59,10 @@ def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
 def _read(path: Path) -> str:
     """A regular file's text; a pipe or a device in its place must not block or flood the reader."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError("it is not a regular file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError("it is not a regular file")
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise OSError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")

@@ -68,7 +68,7 @@ def with_defaults(server: Node, defaults: Node) -> Node:
     """A server's entry with `defaults` under it, less those that would make no sense for it: a default is no wish of
     this server's operator, and so never in conflict with what the server itself says.
     """
-    if server.value is not None and not server.entries:
+    if not (server.value is None or isinstance(server.value, Mapping)):
         return server  # wrong in itself: told of as it was written
     entries = {key: entry for key, entry in defaults.entries.items() if _applies(key, server, defaults)}
     for key, entry in server.entries.items():

@@ -31,6 +31,8 @@ _BOUNDS: Mapping[str, tuple[str, str]] = {
     "less_than_equal": ("at most", "le"),
     "greater_than": ("more than", "gt"),
 }
+MAX_LISTED = 10
+"""Keys that a message still lists."""
 _EMPTY_MEANS_SOMETHING = frozenset({"listen"})
 """Keys whose default is a list, and which mean something else when empty."""
 
@@ -81,7 +83,11 @@ def not_a_mapping(node: Node, path: tuple[str, ...]) -> Problem:
 def unknown_key(position: Position, path: tuple[str, ...], known: list[str]) -> Problem:
     """An unknown key, with the nearest of those that are known."""
     near = get_close_matches(path[-1].replace("-", "_"), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else None
+    if not near and path[-1] == "name":
+        hint = "a server's name is the key above it"
+    elif not near and len(known) <= MAX_LISTED:
+        hint = f"known are {', '.join(known)}"
     return Problem(position, ".".join(path), "unknown key", hint=hint)
 
 

@@ -82,16 +82,17 @@ def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
         )
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}", None
-    with os.fdopen(fd, "rb") as file:
+    try:
         kind = os.fstat(fd).st_mode
         if stat.S_ISDIR(kind):
             return f"{path} is a folder, not a model", "name the .gguf file in it"
         if not stat.S_ISREG(kind):
             return f"{path} is not a file", None
-        try:
-            magic = file.read(len(GGUF_MAGIC))
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}", None
+        magic = os.read(fd, len(GGUF_MAGIC))
+    except OSError as error:  # a disk that fails
+        return f"{path} cannot be read: {error.strerror}", None
+    finally:
+        os.close(fd)
     if magic != GGUF_MAGIC:
         return f"{path} is not a GGUF model", "llama.cpp loads GGUF files only: was it downloaded completely?"
     return _service_fault(path, reader)

@@ -228,7 +228,7 @@ class _Builder:
             where = self._at(key)
             here = (*path, key.value)
             node = self._node(next(events), events, here)
-            if key.value == "<<" and key.style is None:
+            if key.value == "<<" and key.implicit[0]:
                 merged += self._sources(node, here)
             elif key.value in entries:
                 first = entries[key.value].key
