@@ -7,72 +7,96 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 
-from llamad.gateway.fields import FieldMemory, MalformedError, connection_options, read_length, sort_fields, without
+from llamad.gateway.fields import (
+    MalformedError,
+    Memory,
+    connection_options,
+    read_fields,
+    read_length,
+    sort_fields,
+    split_length,
+    without,
+)
 from llamad.gateway.types import Answer, Headers, RequestHead
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
-_memory = FieldMemory()
 
 
-@dataclass(slots=True)
-class AnswerHead:
-    """An upstream's answer, its head read. `length` and `chunked` frame the body; where neither does, it ends with the
-    connection.
-    """
+@dataclass(frozen=True, slots=True)
+class AnswerShape:
+    """What the heads of many answers of one server have in common: all but Content-Length."""
 
     status: int
-    status_line: bytes
-    lines: list[bytes]
-    length: int | None
+    passed: bytes
+    """The status line and the lines that the client gets."""
     chunked: bool
     keep_alive: bool
     events: bool
     """Whether the body is a stream of server-sent events."""
 
 
+_shapes: Memory[AnswerShape] = Memory(entries=256, largest=2048)
+
+
+@dataclass(slots=True)
+class AnswerHead:
+    """An upstream's answer, its head read. `length` and `shape.chunked` frame the body; where neither does, it ends
+    with the connection.
+    """
+
+    shape: AnswerShape
+    length: int | None
+
+
 def read_answer(block: bytes) -> AnswerHead:
     """Read an upstream's head: all before the empty line. MalformedError where it is none or its end is unclear."""
+    rest, digits = split_length(block)
+    shape = _shapes.known.get(rest)
+    if shape is not None and (digits is None or not shape.chunked):
+        return AnswerHead(shape, None if digits is None else int(digits))
+    shape, length = _read_new(block)
+    if digits is not None or length is None:
+        _shapes.put(rest, shape)
+    return AnswerHead(shape, length)
+
+
+def _read_new(block: bytes) -> tuple[AnswerShape, int | None]:
     first, *rest = block.split(b"\r\n")
     status_line = _STATUS_LINE.fullmatch(first)
     if status_line is None:
         raise MalformedError(502, "the server's answer is not HTTP/1.1")
-    lines, noted = sort_fields(_memory.read(rest))
+    lines, noted = sort_fields(read_fields(rest))
     modern = status_line[1] == b"1"
     length, transfer = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     if transfer is not None and (length is not None or not modern or transfer.lower() != b"chunked"):
         raise MalformedError(502, "the end of the server's answer cannot be told: unclear Transfer-Encoding")
-    options = noted.get(b"connection")
-    if options is not None:
-        named = connection_options(options)
-        modern = modern and b"close" not in named
-        lines = without(lines, named)
-    return AnswerHead(
-        int(status_line[2]),
-        b"HTTP/1.1 " + status_line[2] + b" " + (status_line[3] or b""),
-        lines,
-        None if length is None else read_length(length),
-        transfer is not None,
-        modern,
-        noted.get(b"content-type", b"").startswith(b"text/event-stream"),
+    named = connection_options(noted.get(b"connection", b""))
+    status_text = b"HTTP/1.1 " + status_line[2] + b" " + (status_line[3] or b"")
+    shape = AnswerShape(
+        status=int(status_line[2]),
+        passed=b"\r\n".join([status_text, *without(lines, named), b""]),
+        chunked=transfer is not None,
+        keep_alive=modern and b"close" not in named,
+        events=noted.get(b"content-type", b"").startswith(b"text/event-stream"),
     )
+    return shape, None if length is None else read_length(length)
 
 
 def client_head(answer: AnswerHead, request: RequestHead, *, cors: Headers, keep_alive: bool) -> bytes:
     """The head that the client gets for an upstream's answer."""
-    parts = [answer.status_line, *answer.lines, b"x-request-id: " + request.request_id.encode()]
-    if answer.chunked:
+    shape = answer.shape
+    text = f"x-request-id: {request.request_id}\r\n"
+    if shape.chunked:
         if request.version >= (1, 1):
-            parts.append(b"transfer-encoding: chunked")
-    elif answer.length is not None and answer.status != 204:
-        parts.append(b"content-length: %d" % answer.length)
-    if cors:
-        parts += _written(cors)
+            text += "transfer-encoding: chunked\r\n"
+    elif answer.length is not None and shape.status != 204:
+        text += f"content-length: {answer.length}\r\n"
     if not keep_alive:
-        parts.append(b"connection: close")
-    parts.append(b"\r\n")
-    return b"\r\n".join(parts)
+        text += "connection: close\r\n"
+    lines = [name + b": " + value + b"\r\n" for name, value in cors] if cors else ()
+    return b"".join((shape.passed, text.encode(), *lines, b"\r\n"))
 
 
 def own_answer(answer: Answer, request: RequestHead, *, cors: Headers, keep_alive: bool) -> bytes:

@@ -1,14 +1,12 @@
-"""Header lines: read strictly, once, and remembered while they repeat. Pure, apart from that memory."""
+"""Header lines: read strictly, once, and remembered while they repeat."""
 
 import re
-from collections.abc import Iterable
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 MAX_FIELDS = 128
-_MEMORY_LINES = 1024
-_MEMORY_LINE_BYTES = 200
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,18})(?=\r\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -43,7 +41,6 @@ _ROLES: dict[bytes, Role] = {
     **dict.fromkeys((b"proxy-authenticate", b"proxy-authorization", b"authorization", b"x-api-key"), Role.DROP),
     **dict.fromkeys((b"access-control-max-age", b"access-control-expose-headers"), Role.DROP),
 }
-SECRETS = frozenset({b"authorization", b"x-api-key", b"proxy-authorization", b"cookie", b"set-cookie"})
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type"})
 
 
@@ -55,27 +52,40 @@ class Field(NamedTuple):
     role: Role
 
 
-class FieldMemory:
-    """Reads header lines; a line that comes again is not read again while it is remembered. Secrets are not kept."""
+T = TypeVar("T")
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, Field] = {}
 
-    def read(self, lines: Iterable[bytes]) -> list[Field]:
-        """The fields of `lines` (without their line ends). MalformedError where one is none, or there are too many."""
-        known = self._known
-        fields = [known.get(line) or self._read_new(line) for line in lines]
-        if len(fields) > MAX_FIELDS:
-            raise MalformedError(431, f"there are more than {MAX_FIELDS} headers")
-        return fields
+class Memory(Generic[T]):
+    """What was read of some bytes, for the case that they come again; forgotten all at once when it is full."""
 
-    def _read_new(self, line: bytes) -> Field:
-        field = read_field(line)
-        if len(line) <= _MEMORY_LINE_BYTES and field.pair[0] not in SECRETS:
-            if len(self._known) >= _MEMORY_LINES:
-                self._known.clear()
-            self._known[line] = field
-        return field
+    def __init__(self, entries: int, largest: int) -> None:
+        self.known: dict[bytes, T] = {}
+        self._entries = entries
+        self._largest = largest
+
+    def put(self, key: bytes, value: T) -> None:
+        """Remember `value` for `key`, unless the key is too large."""
+        if len(key) <= self._largest:
+            if len(self.known) >= self._entries:
+                self.known.clear()
+            self.known[key] = value
+
+
+_fields: Memory[Field] = Memory(entries=1024, largest=200)
+
+
+def read_fields(lines: list[bytes]) -> list[Field]:
+    """The fields of `lines` (without their line ends). MalformedError where one is none, or there are too many."""
+    if len(lines) > MAX_FIELDS:
+        raise MalformedError(431, f"there are more than {MAX_FIELDS} headers")
+    known = _fields.known
+    return [known.get(line) or _read_new(line) for line in lines]
+
+
+def _read_new(line: bytes) -> Field:
+    field = read_field(line)
+    _fields.put(line, field)
+    return field
 
 
 def read_field(line: bytes) -> Field:
@@ -114,6 +124,17 @@ def sort_fields(fields: list[Field]) -> tuple[list[bytes], dict[bytes, bytes]]:
             if role is _NOTE:
                 lines.append(line)
     return lines, noted
+
+
+def split_length(block: bytes) -> tuple[bytes, bytes | None]:
+    """A head without its (first, plainly written) Content-Length line, and that line's digits: what is left is the same
+    for most messages of one sender, and need not be read again.
+    """
+    match = _LENGTH.search(block)
+    if match is None:
+        return block, None
+    start, end = match.span()
+    return block[:start] + block[end:], match[1]
 
 
 def read_length(value: bytes) -> int:

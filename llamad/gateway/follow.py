@@ -175,8 +175,8 @@ def _bad_chunk() -> MalformedError:
 
 def body_of(answer: AnswerHead, request: RequestHead) -> AnswerBody:
     """How to find the end of the answer's body (RFC 9112 section 6.3)."""
-    if request.method == "HEAD" or answer.status in (204, 304):
+    if request.method == "HEAD" or answer.shape.status in (204, 304):
         return LengthBody(0)
-    if answer.chunked:
+    if answer.shape.chunked:
         return ChunkFollower() if request.version >= (1, 1) else Unchunked()
     return UntilClose() if answer.length is None else LengthBody(answer.length)

@@ -5,8 +5,17 @@ import os
 import re
 from dataclasses import dataclass
 
-from llamad.gateway.fields import FieldMemory, MalformedError, connection_options, read_length, sort_fields, without
-from llamad.gateway.types import RequestHead
+from llamad.gateway.fields import (
+    MalformedError,
+    Memory,
+    connection_options,
+    read_fields,
+    read_length,
+    sort_fields,
+    split_length,
+    without,
+)
+from llamad.gateway.types import Headers, RequestHead
 
 MAX_HEAD = 32 << 10
 MAX_REQUEST_LINE = 8 << 10
@@ -17,8 +26,8 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 _ids = itertools.count(1)
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _id_prefix = os.urandom(6).hex()
-_memory = FieldMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,63 +43,113 @@ class Target:
     authority: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the heads of many requests of one client have in common: all but Content-Length, and their ids."""
+
+    target: Target
+    headers: Headers
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+    request_id: str | None
+    forwarded_for: bytes
+    """The beginning of the X-Forwarded-For line; the client's own address ends it."""
+    passed: bytes
+    """The other lines that an upstream gets."""
+
+
+_shapes: Memory[Shape] = Memory(entries=256, largest=2048)
+
+
 @dataclass(slots=True)
 class Request:
-    """A request's head, the lines of it that are passed on, and the values that are written anew (fields.Role)."""
+    """A request's head, and what of it an upstream gets."""
 
     head: RequestHead
-    lines: list[bytes]
-    noted: dict[bytes, bytes]
-    expects_continue: bool
+    shape: Shape
 
 
 def read_request(block: bytes) -> Request:
     """Read a request's head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
-    if len(block) > MAX_HEAD:
-        raise MalformedError(431, f"the request's head is larger than {MAX_HEAD} bytes")
-    first, *rest = block.split(b"\r\n")
-    target = _targets.get(first) or _remember(first)
-    fields = _memory.read(rest)
-    lines, noted = sort_fields(fields)
-    _check_host(target, noted)
-    length, chunked = _framing(target, noted)
-    keep_alive = target.version >= (1, 1)
-    options = noted.get(b"connection")
-    if options is not None:
-        named = connection_options(options)
-        keep_alive = keep_alive and b"close" not in named
-        lines = without(lines, named)
-    expects = noted.get(b"expect")
-    if expects is not None and expects.lower() != b"100-continue":
-        raise MalformedError(417, "the only expectation that can be met is 100-continue")
-    given = noted.get(b"x-request-id")
+    rest, length = split_length(block)
+    shape = _shapes.known.get(rest)
+    headers, body_length = None, None
+    if shape is None:
+        shape, headers, body_length = _read_new(block)
+        if not shape.chunked and (length is not None or body_length is None):
+            _shapes.put(rest, shape)
+    elif length is not None:
+        headers, body_length = [*shape.headers, (b"content-length", length)], int(length)
+    return _request(shape, headers or shape.headers, body_length)
+
+
+def _request(shape: Shape, headers: Headers, length: int | None) -> Request:
+    target = shape.target
     head = RequestHead(
         target.method,
         target.path,
         target.query,
-        [field.pair for field in fields],
+        headers,
         length,
-        chunked,
-        keep_alive,
+        shape.chunked,
+        shape.keep_alive,
         target.version,
-        given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else f"{_id_prefix}-{next(_ids):x}",
+        shape.request_id or f"{_id_prefix}-{next(_ids):x}",
     )
-    return Request(head, lines, noted, expects is not None and target.version >= (1, 1))
+    return Request(head, shape)
 
 
-def stub_head() -> RequestHead:
+def _read_new(block: bytes) -> tuple[Shape, Headers, int | None]:
+    """Read a head; returns the body's length and all headers beside its shape."""
+    if len(block) > MAX_HEAD:
+        raise MalformedError(431, f"the request's head is larger than {MAX_HEAD} bytes")
+    first, *rest = block.split(b"\r\n")
+    target = _read_target(first)
+    fields = read_fields(rest)
+    lines, noted = sort_fields(fields)
+    host = _host(target, noted)
+    length, chunked = _framing(target, noted)
+    named = connection_options(noted.get(b"connection", b""))
+    expects = noted.get(b"expect")
+    if expects is not None and expects.lower() != b"100-continue":
+        raise MalformedError(417, "the only expectation that can be met is 100-continue")
+    given = noted.get(b"x-request-id", b"")
+    before = noted.get(b"x-forwarded-for")
+    lines = [
+        *without(lines, named),
+        b"x-forwarded-proto: " + noted.get(b"x-forwarded-proto", b"http"),
+        b"x-forwarded-host: " + noted.get(b"x-forwarded-host", host),
+        b"",
+    ]
+    headers = [field.pair for field in fields]
+    modern = target.version >= (1, 1)
+    shape = Shape(
+        target=target,
+        headers=[pair for pair in headers if pair[0] != b"content-length"],
+        chunked=chunked,
+        keep_alive=modern and b"close" not in named,
+        expects_continue=modern and expects is not None,
+        request_id=given.decode() if _REQUEST_ID.fullmatch(given) else None,
+        forwarded_for=b"x-forwarded-for: " + (before + b", " if before else b""),
+        passed=b"\r\n".join(lines),
+    )
+    return shape, headers, length
+
+
+def unread_request() -> Request:
     """What stands in records for a request whose head could not be read."""
-    return RequestHead(
-        method="-",
-        path="-",
-        query="",
+    shape = Shape(
+        target=Target("-", "-", "", (1, 1), None),
         headers=[],
-        content_length=None,
         chunked=False,
         keep_alive=False,
-        version=(1, 1),
-        request_id=f"{_id_prefix}-{next(_ids):x}",
+        expects_continue=False,
+        request_id=None,
+        forwarded_for=b"",
+        passed=b"",
     )
+    return _request(shape, shape.headers, None)
 
 
 def check_start(block: bytes, since: int) -> None:
@@ -113,38 +172,11 @@ def upstream_head(request: Request, target: str, *, length: int, peer: str, fixe
     """The head that an upstream gets for `target` (path and query), with a body of `length` bytes. `peer` is the
     client's IP address (`unix` where it has none), `fixed` whole lines for this upstream: its Host, its Authorization.
     """
-    head, noted = request.head, request.noted
-    before = noted.get(b"x-forwarded-for")
-    parts = [
-        f"{head.method} {target} HTTP/1.1\r\nx-request-id: {head.request_id}\r\nx-forwarded-for: ".encode(),
-        before + b", " if before else b"",
-        peer.encode(),
-        b"\r\nx-forwarded-proto: ",
-        noted.get(b"x-forwarded-proto", b"http"),
-        b"\r\nx-forwarded-host: ",
-        noted.get(b"x-forwarded-host") or noted.get(b"host", b""),
-        b"\r\n",
-        fixed,
-        b"\r\n".join(request.lines),
-    ]
-    if request.lines:
-        parts.append(b"\r\n")
-    if length or head.method in ("POST", "PUT", "PATCH"):
-        parts.append(b"content-length: %d\r\n" % length)
-    parts.append(b"\r\n")
-    return b"".join(parts)
-
-
-def _remember(line: bytes) -> Target:
-    target = _read_target(line)
-    if len(_targets) >= 256:
-        _targets.clear()
-    if len(line) <= 256:
-        _targets[line] = target
-    return target
-
-
-_targets: dict[bytes, Target] = {}
+    head, shape = request.head, request.shape
+    start = f"{head.method} {target} HTTP/1.1\r\nx-request-id: {head.request_id}\r\n"
+    if length or head.method in _WITH_BODY:
+        start += f"content-length: {length}\r\n"
+    return b"".join((start.encode(), fixed, shape.passed, shape.forwarded_for, peer.encode(), b"\r\n\r\n"))
 
 
 def _not_http(line: bytes) -> MalformedError:
@@ -178,18 +210,15 @@ def _read_target(line: bytes) -> Target:
     return Target(method, path, query, version, authority)
 
 
-def _check_host(target: Target, noted: dict[bytes, bytes]) -> None:
-    """RFC 9112 section 3.2: HTTP/1.1 has exactly one Host (`sort_fields` refused two)."""
+def _host(target: Target, noted: dict[bytes, bytes]) -> bytes:
+    """Whom the request is for. RFC 9112 section 3.2: HTTP/1.1 has exactly one Host (`sort_fields` refused two)."""
     host = noted.get(b"host")
-    if host is None:
-        if target.version >= (1, 1):
-            raise MalformedError(400, "the request has no Host header")
-    elif not _HOST.fullmatch(host):
-        raise MalformedError(400, "the Host header is malformed")
-    if target.authority is not None:
-        if not _HOST.fullmatch(target.authority):
-            raise MalformedError(400, "the target's host is malformed")
-        noted[b"host"] = target.authority
+    if host is None and target.version >= (1, 1):
+        raise MalformedError(400, "the request has no Host header")
+    for one in (host, target.authority):
+        if one is not None and not _HOST.fullmatch(one):
+            raise MalformedError(400, "the request's host is malformed")
+    return target.authority or host or b""
 
 
 def _framing(target: Target, noted: dict[bytes, bytes]) -> tuple[int | None, bool]:

@@ -27,7 +27,11 @@ class Caller(Protocol):
     """The client's side of a request."""
 
     keeps_alive: bool
-    writing_paused: bool
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client does not keep up."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Pass `data` on to the client."""
@@ -210,9 +214,9 @@ class Relay:
                 return b""
             answer = read_answer(buffer[:end])
             buffer = self._buffer = buffer[end + 4 :]
-            if answer.status >= 200:
+            if answer.shape.status >= 200:
                 break
-            if answer.status == 101:
+            if answer.shape.status == 101:
                 raise MalformedError(502, "the server switches protocols, which nobody asked for")
         self._buffer = b""
         return self._begin_answer(answer, buffer)
@@ -223,8 +227,8 @@ class Relay:
         if type(following) is UntilClose:
             caller.keeps_alive = False
         exchange.first_byte = self._shared.loop.time()
-        exchange.status = answer.status
-        exchange.stream = answer.events
+        exchange.status = answer.shape.status
+        exchange.stream = answer.shape.events
         if caller.writing_paused:
             self.pause()
         out = client_head(answer, head, cors=self._shared.policy.cors(head), keep_alive=caller.keeps_alive)
@@ -241,7 +245,7 @@ class Relay:
         assert following is not None
         if upstream is not None:
             unsent = upstream.transport.get_write_buffer_size()
-            if answer.keep_alive and not following.surplus and not unsent:
+            if answer.shape.keep_alive and not following.surplus and not unsent:
                 if self._caller.writing_paused:
                     upstream.transport.resume_reading()
                 upstream.keep()
@@ -296,12 +300,12 @@ class Relay:
         assert following is not None
         self._let_go()
         self._exchange.error = "upstream-died"
-        repair = following.repair() if answer.events else None
+        repair = following.repair() if answer.shape.events else None
         if repair is None:
             self._caller.cut()
             return
         event = error_event(message)
-        if answer.chunked and head.version >= (1, 1):
+        if answer.shape.chunked and head.version >= (1, 1):
             event = b"%x\r\n%b\r\n" % (len(event), event)
         self._caller.write(repair + event)
         self._caller.answered(keep_alive=False)

@@ -82,7 +82,7 @@ class Pool:
     """The connections to one address. The one used last is used next, so that what is not needed grows old."""
 
     def __init__(self, address: Address, spawn: Spawn, clock: Callable[[], float]) -> None:
-        self._address = address
+        self.address = address
         self._spawn = spawn
         self._clock = clock
         self._idle: list[Upstream] = []
@@ -139,9 +139,9 @@ class Pool:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._open(upstream)
         except TimeoutError:
-            receiver.not_opened(f"no connection to {self._address} within {CONNECT_SECONDS:.0f} s")
+            receiver.not_opened(f"no connection to {self.address} within {CONNECT_SECONDS:.0f} s")
         except OSError as error:
-            receiver.not_opened(f"cannot connect to {self._address}: {error.strerror or error}")
+            receiver.not_opened(f"cannot connect to {self.address}: {error.strerror or error}")
         except asyncio.CancelledError:
             if upstream in self.open:
                 upstream.drop()
@@ -152,7 +152,7 @@ class Pool:
             self._opening -= 1
 
     async def _open(self, upstream: Upstream) -> None:
-        loop, address = asyncio.get_running_loop(), self._address
+        loop, address = asyncio.get_running_loop(), self.address
         if isinstance(address, UnixAddress):
             await loop.create_unix_connection(lambda: upstream, str(address.path))
         else:
@@ -166,12 +166,17 @@ class Upstreams:
         self._spawn = spawn
         self._clock = clock
         self._pools: dict[Address, Pool] = {}
+        self._last: Pool | None = None
+        """The pool that was asked for last: comparing an address is slow beside the rest."""
 
     def pool(self, address: Address) -> Pool:
         """The pool of `address`."""
-        pool = self._pools.get(address)
+        last = self._last
+        if last is not None and last.address is address:
+            return last
+        pool = self._last = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = Pool(address, self._spawn, self._clock)
+            pool = self._last = self._pools[address] = Pool(address, self._spawn, self._clock)
         return pool
 
     def sweep(self, now: float) -> None:
@@ -180,6 +185,7 @@ class Upstreams:
             pool.sweep(now)
             if pool.unused:
                 del self._pools[address]
+                self._last = None
 
     def close(self) -> None:
         """Close every connection."""

@@ -1,0 +1,227 @@
+"""One request of a client, from its head to the end of its answer."""
+
+import asyncio
+from typing import Protocol
+
+from llamad.gateway.answers import CONTINUE, own_answer
+from llamad.gateway.bodies import ChunkedBody, SizedBody, too_large
+from llamad.gateway.fields import MalformedError
+from llamad.gateway.http1 import Request
+from llamad.gateway.relay import Relay
+from llamad.gateway.shared import Shared
+from llamad.gateway.types import Answer, Local, Route, ToServer
+
+
+class Connection(Protocol):
+    """What a turn needs of the connection it is taken on."""
+
+    buffer: bytes
+    """What came and belongs to no head: the turn takes its body off the beginning."""
+    peer: str
+    writing_paused: bool
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the client."""
+        ...
+
+    def expect_body(self) -> None:
+        """The body is incomplete: `Turn.read_body` is to be called when more came."""
+        ...
+
+    def expect_answer(self) -> None:
+        """The request is complete."""
+        ...
+
+    def turn_over(self, *, keep_alive: bool, lingering: bool) -> None:
+        """All is written; `lingering`: the client may still be sending what nobody reads."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection so that the client does not take what it got for the whole."""
+        ...
+
+
+class Turn:
+    """Decides, and answers or has a relay answer. Its exchange is told to be over exactly once."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_held",
+        "_local",
+        "_over",
+        "_relay",
+        "_request",
+        "_route",
+        "_shared",
+        "_unread",
+        "exchange",
+        "keeps_alive",
+        "write",
+    )
+
+    def __init__(self, shared: Shared, connection: Connection, request: Request) -> None:
+        head = request.head
+        self._shared = shared
+        self._connection = connection
+        self._request = request
+        self._body: SizedBody | ChunkedBody | None = None
+        self._held = 0
+        """Bytes of the body counted in `Shared.body_bytes`."""
+        self._route: Route | None = None
+        self._relay: Relay | None = None
+        self._local: asyncio.Task[None] | None = None
+        self._unread = head.chunked or bool(head.content_length)
+        """Whether not all of the body was taken."""
+        self._over = False
+        self.write = connection.write
+        self.keeps_alive = head.keep_alive and not shared.draining
+        self.exchange = shared.policy.begin(head, connection.peer)
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client does not keep up."""
+        return self._connection.writing_paused
+
+    # --- the request ---
+
+    def begin(self) -> None:
+        """Decide what can be decided by the head, then take the body."""
+        shared, head = self._shared, self._request.head
+        policy, limit = shared.policy, shared.limits.max_body
+        key = policy.authorize(head)
+        if isinstance(key, Answer):
+            self.answer(key)
+            return
+        self.exchange.key = key
+        if not policy.needs_body(head):
+            self._route = policy.route(head, None)
+            if isinstance(self._route, Answer):
+                self.answer(self._route)
+                return
+        length, connection = head.content_length, self._connection
+        if not self._unread:
+            self._decide(b"")
+        elif length is not None and length > limit:
+            self.refuse(too_large(limit))
+        elif length is not None and len(connection.buffer) >= length:
+            body, connection.buffer = connection.buffer[:length], connection.buffer[length:]
+            self._unread = False
+            self._decide(body)
+        else:
+            self._body = ChunkedBody(limit) if length is None else SizedBody(length)
+            if self._request.shape.expects_continue and not connection.buffer:
+                self.write(CONTINUE)
+            self.read_body()
+
+    def read_body(self) -> None:
+        """Take what came of the body off the connection's buffer."""
+        connection, body = self._connection, self._body
+        assert body is not None
+        try:
+            connection.buffer = body.feed(connection.buffer)
+            self._hold(0 if body.done else len(body.body))
+        except MalformedError as error:
+            self.refuse(error)
+            return
+        if body.done:
+            self._body = None
+            self._unread = False
+            connection.expect_answer()
+            self._decide(bytes(body.body))
+        else:
+            connection.expect_body()
+
+    def _hold(self, size: int) -> None:
+        """Count the body's bytes among those of all bodies; MalformedError where these are too many."""
+        shared = self._shared
+        shared.body_bytes += size - self._held
+        self._held = size
+        if size and shared.body_bytes > shared.limits.bodies:
+            raise MalformedError(503, "too many large requests arrive at once: try again later")
+
+    # --- the answer ---
+
+    def _decide(self, body: bytes) -> None:
+        """All of the request is there."""
+        shared, request, exchange = self._shared, self._request, self.exchange
+        exchange.bytes_in = len(body)
+        route = self._route or shared.policy.route(request.head, body)
+        if isinstance(route, ToServer):
+            self._relay = Relay(shared, self, request, body, route=route, exchange=exchange)
+            self._relay.start()
+        elif isinstance(route, Local):
+            self._local = shared.tasks.spawn(self._answer_locally(route))
+        else:
+            self.answer(route)
+
+    async def _answer_locally(self, route: Local) -> None:
+        answer = await route.handle()
+        self._local = None
+        self.answer(answer)
+
+    def answer(self, answer: Answer) -> None:
+        """Give an answer of our own."""
+        head, policy, exchange = self._request.head, self._shared.policy, self.exchange
+        self._skip_body()
+        keep_alive = self.keeps_alive and not answer.close and not self._unread
+        exchange.status = answer.status
+        exchange.bytes_out += len(answer.body)
+        self.write(own_answer(answer, head, cors=policy.cors(head), keep_alive=keep_alive))
+        self.answered(keep_alive=keep_alive)
+
+    def refuse(self, error: MalformedError) -> None:
+        """Say what is wrong, and end the connection: where the next request would begin is not known."""
+        self._body = None
+        self._unread = True
+        self.keeps_alive = False
+        self._connection.buffer = b""
+        self.answer(self._shared.policy.error(error.status, error.message))
+
+    def answered(self, *, keep_alive: bool) -> None:
+        """All of the answer was written."""
+        self._end()
+        self._connection.turn_over(keep_alive=keep_alive, lingering=self._unread)
+
+    def cut(self) -> None:
+        """The answer broke off."""
+        self._end()
+        self._connection.cut()
+
+    def abandon(self) -> None:
+        """The client has left, or was made to."""
+        if self._over:
+            return
+        if self._relay is not None:
+            self._relay.abandon()
+        if self._local is not None:
+            self._local.cancel()
+        self.exchange.error = "client-left"
+        self.exchange.status = self.exchange.status or 499
+        self._end()
+
+    def pause(self) -> bool:
+        """The client does not keep up; returns whether it is to be given time for it."""
+        if self._relay is not None:
+            self._relay.pause()
+        return self._relay is not None
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._relay is not None:
+            self._relay.resume()
+
+    def _skip_body(self) -> None:
+        """A body that is here already, though nobody wants it, does not end the connection."""
+        length, connection = self._request.head.content_length, self._connection
+        if self._unread and self._body is None and length is not None and len(connection.buffer) >= length:
+            connection.buffer = connection.buffer[length:]
+            self._unread = False
+
+    def _end(self) -> None:
+        self._over = True
+        self._relay = None  # the two know each other: without this, only the collector would end them
+        if self._held:
+            self._hold(0)
+        self.exchange.ended = self._shared.loop.time()
+        self._shared.policy.finished(self.exchange)
