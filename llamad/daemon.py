@@ -114,7 +114,7 @@ class Daemon:
         self._ledger_path = directories.runtime / "children.json"
         self._ledger = Ledger(self._ledger_path)
         self._launcher = ProcessLauncher(self._ledger, Groups(own_group()), notifier if can_store else None)
-        credentials = Credentials(environ, redaction)
+        self._credentials = credentials = Credentials(environ, redaction)
         self._fleet = Fleet(
             Around(
                 board=Board(),
@@ -146,7 +146,9 @@ class Daemon:
             self._fleet,
             self._reloader,
             is_ready=lambda: self._reporter.is_ready,
-            models_dir=lambda: config.models_dir,
+            prober=probe,
+            key_of=self._credentials.external_key,
+            models_dir=lambda: (self._reloader.config or config).models_dir,
             begin_upgrade=self._begin_upgrade,
         )
         socket = config.control.socket or self._directories.control_socket

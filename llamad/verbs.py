@@ -5,13 +5,19 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from llamad import __version__
+from llamad.config.model import ServerConfig
 from llamad.control import operations, wire
 from llamad.control.operations import ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.errors import UnknownServerError
+from llamad.host.devices import Devices, read_devices
+from llamad.host.nvml import load_nvml, nvml_gpus, with_figures
 from llamad.reload import Applied, Reloader
+from llamad.servers.catalog import devices_seen, what_is_served
 from llamad.servers.fleet import Fleet
+from llamad.servers.models import ModelsFolderError, scan
 from llamad.servers.output import Line
+from llamad.servers.probe import Prober
 
 
 class Verbs(operations.Operations):
@@ -23,12 +29,16 @@ class Verbs(operations.Operations):
         reloader: Reloader,
         *,
         is_ready: Callable[[], bool],
+        prober: Prober,
+        key_of: Callable[[ServerConfig], str | None],
         models_dir: Callable[[], Path],
         begin_upgrade: Callable[[], None],
     ) -> None:
         self._fleet = fleet
         self._reloader = reloader
         self._is_ready = is_ready
+        self._prober = prober
+        self._key_of = key_of
         self._models_dir = models_dir
         self._begin_upgrade = begin_upgrade
 
@@ -83,13 +93,19 @@ class Verbs(operations.Operations):
                 async for line in news:
                     yield _line(line, news.take_lost())
 
-    async def models(self) -> object:
+    async def models(self) -> wire.ModelsDocument:
         """See Operations."""
-        raise NotImplementedError
+        folder = self._models_dir()
+        served = await what_is_served(self._fleet.intents, self._fleet.board, self._prober, self._key_of)
+        try:
+            return wire.models_document(folder, await asyncio.to_thread(scan, folder), served)
+        except ModelsFolderError as error:
+            return wire.models_document(folder, (), served, error=str(error))
 
-    async def devices(self) -> object:
+    async def devices(self) -> wire.DevicesDocument:
         """See Operations."""
-        raise NotImplementedError
+        seen = await devices_seen(self._fleet.intents.values())
+        return wire.devices_document(await asyncio.to_thread(_devices), seen)
 
     async def upgrade(self) -> None:
         """See Operations."""
@@ -127,6 +143,12 @@ class Verbs(operations.Operations):
         views = self._fleet.board.of(server)
         state = wire.server_state([view.state for view in views])
         return Settled(server, state, self._fleet.failure(server))
+
+
+def _devices() -> Devices:
+    """The kernel's view, with the driver's figures where it is there."""
+    devices, nvml = read_devices(), load_nvml()
+    return devices if nvml is None else with_figures(devices, nvml_gpus(nvml))
 
 
 def _line(line: Line, lost: int) -> wire.LogDocument:

@@ -144,7 +144,9 @@ class Process:
             self._loop.call_later(0.01, self._on_end)
             return
         ended = _reap(self.pid_fd, is_child=self._is_child)
-        for _ in range(PIPE_BYTES // _CHUNK + 1):  # the last lines name the cause; whoever else writes is not waited for
+        for _ in range(
+            PIPE_BYTES // _CHUNK + 1
+        ):  # the last lines name the cause; whoever else writes is not waited for
             self._read_some()
         self._close_log()
         if not self.ended.done():

@@ -1,0 +1,84 @@
+"""Questions to servers and their programs that only a person asks: what is served, which devices are seen."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError
+from llamad.servers.board import Board
+from llamad.servers.command import Launch
+from llamad.servers.gguf import GgufError, read_header
+from llamad.servers.models import Served, served, served_by_file
+from llamad.servers.plan import Intent
+from llamad.servers.probe import ProbeError, Prober
+from llamad.servers.state import State
+
+ASK_TIMEOUT = 2.0
+LIST_TIMEOUT = 10.0
+"""Seconds that a program may take to list its devices: CUDA alone wakes up for two."""
+MAX_LIST = 64 << 10
+
+
+async def what_is_served(
+    intents: Mapping[str, Intent], board: Board, prober: Prober, key_of: Callable[[ServerConfig], str | None]
+) -> dict[str, Served]:
+    """By server's name: what a ready one says itself, else what its model's file says; all at once."""
+    names = list(intents)
+    answers = await asyncio.gather(*(_ask(intents[name].config, board, prober, key_of) for name in names))
+    return {name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}
+
+
+async def _ask(
+    config: ServerConfig, board: Board, prober: Prober, key_of: Callable[[ServerConfig], str | None]
+) -> Served | None:
+    for replica in board.of(config.name):
+        if replica.state is State.READY and replica.address is not None:
+            with suppress(ProbeError, LlamadError):
+                key = key_of(config)
+                models = await prober(replica.address, "/v1/models", timeout=ASK_TIMEOUT, key=key)
+                props = await prober(replica.address, "/props", timeout=ASK_TIMEOUT, key=key)
+                if (said := served(models.json(), props.json())) is not None:
+                    return said
+    return None if config.model is None else await asyncio.to_thread(_by_file, config.model)
+
+
+def _by_file(model: Path) -> Served:
+    try:
+        return served_by_file(model, read_header(model))
+    except (OSError, GgufError):
+        return served_by_file(model, None)
+
+
+async def devices_seen(intents: Iterable[Intent]) -> dict[str, list[str]]:
+    """By program: the lines of `llama-server --list-devices`, or why there are none."""
+    launches = (launch for intent in intents for launch in intent.launches)
+    programs = sorted({launch.binary for launch in launches if isinstance(launch, Launch)})
+    return {str(program): await _list_devices(program) for program in programs}
+
+
+async def _list_devices(program: Path) -> list[str]:
+    try:
+        child = await asyncio.create_subprocess_exec(
+            program,
+            "--list-devices",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        return [f"cannot be run: {error.strerror}"]
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(LIST_TIMEOUT):
+            text = await child.stdout.read(MAX_LIST)
+            await child.wait()
+    except TimeoutError:
+        return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    lines = text.decode(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("Available devices")]
