@@ -1,0 +1,87 @@
+"""What a server's replicas promise, and which of them is taken."""
+
+import pytest
+
+from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError, ServerDownError
+from llamad.gateway.prospects import Outlook, down_refusal, failure_refusal, outlook, pick, places, timeout_refusal
+from llamad.host.address import TcpAddress
+from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.state import State
+
+NOW = 1000.0
+S = State
+
+
+def replica(state: State, index: int = 0, *, slots: int | None = None, retry_at: float | None = None) -> Replica:
+    address = TcpAddress("127.0.0.1", 9000 + index)
+    return Replica(ReplicaKey("a", index), state, address=address, slots=slots, retry_at=retry_at)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], Outlook.ABSENT),
+        ([S.STOPPED], Outlook.ABSENT),
+        ([S.DRAINING], Outlook.ABSENT),
+        ([S.STOPPING, S.STOPPED], Outlook.ABSENT),
+        ([S.READY], Outlook.SERVING),
+        ([S.READY, S.FAILED], Outlook.SERVING),
+        ([S.DRAINING, S.LOADING], Outlook.COMING),
+        ([S.STARTING], Outlook.COMING),
+        ([S.BACKOFF, S.FAILED], Outlook.COMING),
+        ([S.UNRESPONSIVE], Outlook.COMING),
+        ([S.FAILED], Outlook.FAILED),
+        ([S.FAILED, S.STOPPED], Outlook.FAILED),
+        ([S.FAILED, S.DRAINING], Outlook.ABSENT),
+    ],
+)
+def test_outlook(states: list[State], expected: Outlook) -> None:
+    assert outlook([replica(state, index) for index, state in enumerate(states)], NOW) is expected
+
+
+@pytest.mark.parametrize(("retry_in", "expected"), [(4.9, Outlook.COMING), (5.1, Outlook.FAILED)])
+def test_a_failed_replica_is_waited_for_when_its_next_try_is_near(retry_in: float, expected: Outlook) -> None:
+    assert outlook([replica(S.FAILED, retry_at=NOW + retry_in)], NOW) is expected
+
+
+def test_the_least_loaded_place_for_its_slots_wins_and_the_first_of_equals() -> None:
+    there = places(ServerConfig(name="a"), [replica(S.READY, 0, slots=2), replica(S.READY, 1, slots=8)])
+    counts = {0: 1, 1: 3}
+    assert _picked(there, counts) == 1
+    assert _picked(there, {0: 0, 1: 0}) == 0
+    assert _picked(there, {0: 2, 1: 8}) is None
+
+
+def _picked(there: list, counts: dict[int, int]) -> int | None:  # type: ignore[type-arg]
+    place = pick(there, lambda key: counts[key.index])
+    return None if place is None else place.replica.key.index
+
+
+def test_a_replica_without_an_address_takes_nothing() -> None:
+    assert places(ServerConfig(name="a"), [Replica(ReplicaKey("a", 0), S.READY)]) == []
+
+
+def test_max_concurrent_is_the_limit_but_slots_are_the_weight() -> None:
+    (place,) = places(ServerConfig(name="a", max_concurrent=3), [replica(S.READY, slots=2)])
+    assert (place.limit, place.weight) == (3, 2)
+    (place,) = places(ServerConfig(name="a"), [replica(S.READY)])
+    assert (place.limit, place.weight) == (None, 1)
+
+
+def test_a_failure_without_a_name_is_still_explained() -> None:
+    refusal = failure_refusal("a", [replica(S.FAILED, retry_at=NOW - 1)], NOW)
+    assert (refusal.status, refusal.kind, refusal.retry_after) == (503, "failed", 1)
+    assert "a is down: it ended again and again (llamad logs shows its output)" in refusal.message
+
+
+def test_a_failure_without_a_hint_is_shown_as_it_is() -> None:
+    broken = Replica(ReplicaKey("a", 0), S.BACKOFF, last_error=Failure("exit", "it ended with 1"))
+    assert timeout_refusal("a", [broken], 2).message.endswith("the last failure: it ended with 1")
+
+
+def test_other_errors_of_the_fleet_are_told_too() -> None:
+    refusal = down_refusal("a", LlamadError("no such thing", hint="look there"))
+    assert (refusal.status, refusal.kind) == (503, "unavailable")
+    assert refusal.message == "a is not available: no such thing (look there)"
+    assert down_refusal("a", ServerDownError("x", cause="c", retry_after=0.0)).retry_after == 1

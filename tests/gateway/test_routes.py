@@ -1,0 +1,342 @@
+"""Which server a request is for."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamad.gateway.modelname import UnreadableError, in_form, in_query
+from llamad.gateway.routes import Here, Names, Place, choose, needs_body
+from llamad.gateway.types import Answer, ToServer
+from tests.gateway.fleets import a_head, servers
+
+ONE = Names(servers("qwen", aliases=("default", "org/model")))
+TWO = Names({**servers("qwen", aliases=("default", "org/model")), **servers("emb")})
+NONE = Names({})
+
+EVERY_PATH = [
+    "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions", "/api/chat",
+    "/responses", "/v1/responses", "/embedding", "/embeddings", "/v1/embeddings", "/rerank", "/reranking",
+    "/v1/rerank", "/v1/reranking", "/infill", "/tokenize", "/detokenize", "/apply-template", "/v1/messages",
+    "/v1/messages/count_tokens", "/api/show", "/props", "/slots/0", "/some/new/path",
+]  # fmt: skip
+
+
+def error_of(answer: object) -> dict[str, Any]:
+    assert isinstance(answer, Answer), answer
+    error = json.loads(answer.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error, dict)
+    return error
+
+
+def posted(names: Names, body: bytes | None, path: str = "/v1/chat/completions", **head: str) -> object:
+    return choose(names, a_head("POST", path, **head), body)
+
+
+# --- by the body ---
+
+
+@pytest.mark.parametrize("path", EVERY_PATH)
+@pytest.mark.parametrize("name", ["qwen", "default", "org/model"])
+def test_every_path_of_llama_server_is_routed_by_name_and_alias(path: str, name: str) -> None:
+    body = json.dumps({"model": name, "x": 1}).encode()
+    assert needs_body(a_head("POST", path))
+    assert posted(TWO, body, path) == ToServer("qwen", path)
+
+
+def test_the_target_keeps_the_query() -> None:
+    assert posted(TWO, b'{"model": "emb"}', "/slots/0", query="action=save") == ToServer("emb", "/slots/0?action=save")
+
+
+def test_of_two_models_the_last_counts() -> None:
+    assert posted(TWO, b'{"model": "qwen", "model": "emb"}') == ToServer("emb", "/v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"", "is empty"),
+        (b"  ", "is empty"),
+        (b"{", "is not JSON"),
+        (b'{"model": "qwen"} x', "is not JSON"),
+        (b'\xff{"model": "qwen"}', "not UTF-8"),
+        (b'{"model": "\xff"}', "not UTF-8 (byte 11)"),
+        (b"[]", "no object"),
+        (b'"qwen"', "no object"),
+        (b"null", "no object"),
+        (b'{"model": 7}', "'model' is 7: it has to be a string"),
+        (b'{"model": ["qwen"]}', "has to be a string"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
+    ],
+)
+@pytest.mark.parametrize("names", [ONE, TWO])
+def test_what_makes_no_sense_is_refused_in_words(names: Names, body: bytes, what: str) -> None:
+    answer = posted(names, body)
+    assert isinstance(answer, Answer)
+    assert answer.status == 400
+    error = error_of(answer)
+    assert what in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_a_model_that_is_not_there_is_404_and_names_what_is() -> None:
+    for names in (ONE, TWO):
+        answer = posted(names, b'{"model": "gpt-4"}')
+        assert isinstance(answer, Answer)
+        assert answer.status == 404
+        error = error_of(answer)
+        assert error["code"] == "model_not_found"
+        assert "'gpt-4'" in error["message"]
+        assert "qwen" in error["message"]
+
+
+def test_a_long_name_and_many_servers_are_cut_in_the_message() -> None:
+    names = Names(servers(*(f"s{number}" for number in range(30))))
+    message = error_of(posted(names, json.dumps({"model": "x" * 5000}).encode()))["message"]
+    assert len(message) < 500
+    assert "and 10 more (GET /v1/models)" in message
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model": null}'])
+def test_no_model_goes_to_the_only_server(body: bytes) -> None:
+    assert posted(ONE, body) == ToServer("qwen", "/v1/chat/completions")
+
+
+def test_no_model_with_several_servers_says_what_to_do() -> None:
+    answer = posted(TWO, b"{}")
+    assert isinstance(answer, Answer)
+    assert answer.status == 400
+    error = error_of(answer)
+    assert (error["code"], error["param"]) == ("model_required", "model")
+    assert 'add "model": "NAME" to the body' in error["message"]
+    assert "there is qwen, emb" in error["message"]
+
+
+def test_without_any_server_the_message_says_where_to_add_one() -> None:
+    for body in (b"{}", b'{"model": "a"}'):
+        assert "llamad.yaml" in error_of(posted(NONE, body))["message"]
+
+
+def test_an_unknown_path_without_a_model_is_404() -> None:
+    answer = posted(TWO, b"{}", "/nothing/here")
+    assert isinstance(answer, Answer)
+    assert answer.status == 404
+    assert "/servers/NAME/nothing/here" in error_of(answer)["message"]
+    assert posted(ONE, b"{}", "/nothing/here") == ToServer("qwen", "/nothing/here")
+
+
+def test_the_query_names_the_model_where_the_body_does_not() -> None:
+    assert posted(TWO, b"{}", query="model=emb") == ToServer("emb", "/v1/chat/completions?model=emb")
+    assert posted(TWO, b"", query="model=emb") == ToServer("emb", "/v1/chat/completions?model=emb")
+    assert posted(TWO, b'{"model": "qwen"}', query="model=emb") == ToServer("qwen", "/v1/chat/completions?model=emb")
+
+
+def test_lora_adapters_take_a_list_and_are_routed_by_the_query() -> None:
+    head = a_head("POST", "/lora-adapters", "model=emb")
+    assert not needs_body(head)
+    assert choose(TWO, head, None) == ToServer("emb", "/lora-adapters?model=emb")
+    assert choose(ONE, a_head("POST", "/lora-adapters"), None) == ToServer("qwen", "/lora-adapters")
+    assert "?model=NAME" in error_of(choose(TWO, a_head("POST", "/lora-adapters"), None))["message"]
+
+
+def test_an_empty_post_where_no_body_is_owed_goes_to_the_only_server() -> None:
+    assert posted(ONE, b"", "/slots/0", query="action=erase") == ToServer("qwen", "/slots/0?action=erase")
+
+
+# --- by the query ---
+
+
+@pytest.mark.parametrize(
+    ("path", "query"), [("/props", "model=emb"), ("/slots", "a=b&model=emb"), ("/x", "model=em%62")]
+)
+def test_a_get_is_routed_by_its_query(path: str, query: str) -> None:
+    assert not needs_body(a_head("GET", path, query))
+    assert choose(TWO, a_head("GET", path, query), None) == ToServer("emb", f"{path}?{query}")
+
+
+@pytest.mark.parametrize("query", ["", "a=b", "models=emb"])
+def test_a_get_without_a_model(query: str) -> None:
+    suffix = f"?{query}" if query else ""
+    assert choose(ONE, a_head("GET", "/props", query), None) == ToServer("qwen", f"/props{suffix}")
+    known, unknown = choose(TWO, a_head("GET", "/props", query), None), choose(TWO, a_head("GET", "/x", query), None)
+    assert isinstance(known, Answer)
+    assert isinstance(unknown, Answer)
+    assert (known.status, unknown.status) == (400, 404)
+    assert "?model=NAME" in error_of(known)["message"]
+
+
+@pytest.mark.parametrize("query", ["model=a&model=b", "model=%ff", "&".join(f"model{i}=1" for i in range(200))])
+def test_a_query_that_makes_no_sense_is_refused(query: str) -> None:
+    answer = choose(ONE, a_head("GET", "/props", query), None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 400
+    with pytest.raises(UnreadableError):
+        in_query(query)
+
+
+# --- forms ---
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "XyZ", end: str = "--\r\n") -> bytes:
+    out = b""
+    for disposition, value in parts:
+        out += f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + value + b"\r\n"
+    return out + f"--{boundary}{end}".encode()
+
+
+FILE = ('name="file"; filename="a.wav"', bytes(range(256)) * 4)
+AUDIO = "/v1/audio/transcriptions"
+TYPE = "multipart/form-data; boundary=XyZ"
+
+
+def test_a_form_is_routed_by_its_field() -> None:
+    body = form(FILE, ('name="model"', b"emb"))
+    assert posted(TWO, body, AUDIO, content_type=TYPE) == ToServer("emb", AUDIO)
+    assert posted(TWO, body, AUDIO, content_type='Multipart/Form-Data; charset=x; Boundary="XyZ"') == ToServer(
+        "emb", AUDIO
+    )
+    assert posted(ONE, form(FILE), AUDIO, content_type=TYPE) == ToServer("qwen", AUDIO)
+
+
+def test_of_two_fields_the_last_counts_and_files_do_not() -> None:
+    body = form(('name="model"', b"emb"), ('name="model"', b"qwen"), ('name="model"; filename="x"', b"emb"))
+    assert in_form(body, TYPE) == "qwen"
+
+
+@pytest.mark.parametrize(
+    ("disposition", "expected"),
+    [
+        ("name=model", "v"),
+        ('name="mo\\del"', "v"),
+        ('filename="; name=model"', None),
+        ('name="x"; filename="\\"; name=\\"model"', None),
+        ('xname="model"', None),
+        ("", None),
+        ('name="model', None),
+    ],
+)
+def test_only_a_field_called_model_is_one(disposition: str, expected: str | None) -> None:
+    assert in_form(form((disposition, b"v")), TYPE) == expected
+
+
+def test_other_heads_of_a_part_do_not_matter() -> None:
+    part = b"--XyZ\r\nX: y\r\ncontent-disposition : form-data; name=model\r\n\r\nv\r\n"
+    assert in_form(part + b"--XyZ\r\nX: y\r\n\r\nz\r\n--XyZ \t\r\n\r\nheadless\r\n--XyZ--", TYPE) == "v"
+
+
+def test_an_empty_value_is_an_empty_name() -> None:
+    assert in_form(form(('name="model"', b"")), TYPE) == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "what"),
+    [
+        (b"", TYPE, "does not begin with its boundary"),
+        (b"preamble\r\n--XyZ--", TYPE, "does not begin with its boundary"),
+        (form(FILE, end=""), TYPE, "not followed by a line end"),
+        (form(FILE, end="x\r\n"), TYPE, "not followed by a line end"),
+        (b"--XyZ\r\nA: b", TYPE, "in the middle of a part"),
+        (b"--XyZ\r\nA: b\r\n\r\nvalue", TYPE, "in the middle of a part"),
+        (b"--XyZ\r\n" + b"A" * 10_000 + b"\r\n\r\nvalue\r\n--XyZ--", TYPE, "too long"),
+        (form(*[('name="x"', b"")] * 65), TYPE, "more than 64 parts"),
+        (form(('name="model"', b"x" * 2000)), TYPE, "too long for a name"),
+        (form(('name="model"', b"\xff")), TYPE, "not UTF-8"),
+        (form(FILE), "multipart/form-data", "names its boundary"),
+        (form(FILE), "multipart/form-data; boundary=", "names its boundary"),
+        (form(FILE), "multipart/form-data; boundary=" + "x" * 71, "names its boundary"),
+        (form(FILE), "multipart/form-data; boundary=a\xff", "names its boundary"),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused(body: bytes, kind: str, what: str) -> None:
+    with pytest.raises(UnreadableError, match=what):
+        in_form(body, kind)
+    answer = posted(TWO, body, AUDIO, content_type=kind)
+    assert isinstance(answer, Answer)
+    assert answer.status == 400
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_readers(data: bytes) -> None:
+    for body in (data, b"--XyZ\r\n" + data, form(('name="model"', data), end="") + data):
+        for kind in ("application/json", TYPE):
+            assert isinstance(posted(ONE, body, content_type=kind), Answer | ToServer)
+
+
+@given(st.binary(max_size=50).filter(lambda data: b"--XyZ" not in data), st.sampled_from(["emb", "qwen"]))
+def test_a_form_is_read_whatever_the_other_parts_hold(data: bytes, name: str) -> None:
+    body = form(('name="file"; filename="a"', data), ('name="model"', name.encode()), ('name="z"', data))
+    assert in_form(body, TYPE) == name
+
+
+# --- the gateway's own ---
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/", Place.INDEX),
+        ("/health", Place.HEALTH),
+        ("/v1/health", Place.HEALTH),
+        ("/ready", Place.READY),
+        ("/metrics", Place.METRICS),
+        ("/models", Place.MODELS),
+        ("/v1/models", Place.MODELS),
+    ],
+)
+@pytest.mark.parametrize("names", [NONE, ONE, TWO])
+def test_what_the_gateway_answers_itself(path: str, place: Place, names: Names) -> None:
+    for method in ("GET", "HEAD"):
+        assert choose(names, a_head(method, path, "model=whatever"), None) == Here(place)
+    answer = choose(names, a_head("POST", path), None)
+    assert not needs_body(a_head("POST", path))
+    assert isinstance(answer, Answer)
+    assert answer.status == 405
+    assert answer.headers == [(b"allow", b"GET, HEAD")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/qwen", "/models/default", "/v1/models/org/model", "/v1/models/org%2Fmodel"]
+)
+def test_one_model(path: str) -> None:
+    assert choose(TWO, a_head("GET", path), None) == Here(Place.MODEL, "qwen")
+
+
+def test_an_unknown_model_by_path() -> None:
+    assert error_of(choose(TWO, a_head("GET", "/v1/models/nope"), None))["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_one_server_with_everything_it_has(method: str) -> None:
+    for name in ("qwen", "default", "org%2Fmodel"):
+        head = a_head(method, f"/servers/{name}/v1/x", "a=b&model=emb")
+        assert not needs_body(head)
+        assert choose(TWO, head, None) == ToServer("qwen", "/v1/x?a=b&model=emb")
+    assert choose(TWO, a_head(method, "/servers/emb/"), None) == ToServer("emb", "/")
+
+
+def test_a_servers_page_needs_its_slash() -> None:
+    answer = choose(TWO, a_head("GET", "/servers/qwen", "a=b"), None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 308
+    assert answer.headers == [(b"location", b"/servers/qwen/?a=b")]
+
+
+@pytest.mark.parametrize("path", ["/servers/nope/x", "/servers/", "/servers/nope"])
+def test_a_server_that_is_not_there(path: str) -> None:
+    answer = choose(TWO, a_head("GET", path), None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 404
+    assert "there is qwen, emb" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW" * 100])
+def test_an_unknown_method_is_405_with_those_there_are(method: str) -> None:
+    answer = choose(ONE, a_head(method, "/x"), None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 405
+    assert b"POST" in answer.headers[0][1]
+    assert len(answer.body) < 400
