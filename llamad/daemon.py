@@ -19,7 +19,7 @@ from llamad.config.problems import ProblemKind
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
 from llamad.credentials import Credentials
-from llamad.errors import ConfigError, ExitCode, LlamadError
+from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
@@ -44,6 +44,11 @@ from llamad.verbs import Verbs
 
 log = logging.getLogger(__name__)
 GATEWAY_FD = "gateway"
+BARRIER_TIMEOUT = 5.0
+ANSWER_TIME = 0.1
+"""Seconds that the answer to `llamad upgrade` has to reach its client."""
+STORE_AGAIN = 0.5
+"""Seconds between two tries to hand over what systemd's queue had no room for."""
 
 
 def run(config: Path) -> int:
@@ -108,6 +113,7 @@ class Daemon:
         self._environ = environ
         self._redaction = redaction
         self._handed = handed
+        self._can_store = can_store
         self._stop = asyncio.Event()
         self._upgrading = False
         self._pulse = Pulse(loop.time)
@@ -128,7 +134,7 @@ class Daemon:
                 inspect=inspect,
                 memory_free=free_memory,
                 make_folder=lambda path: path.mkdir(mode=0o700, parents=True, exist_ok=True),
-                reread=lambda: self._reloader.request(),
+                reread=self._reread,
                 chance=random.random,
             )
         )
@@ -149,6 +155,7 @@ class Daemon:
             prober=probe,
             key_of=self._credentials.external_key,
             models_dir=lambda: (self._reloader.config or config).models_dir,
+            on_orders=self._note_orders,
             begin_upgrade=self._begin_upgrade,
         )
         socket = config.control.socket or self._directories.control_socket
@@ -161,10 +168,12 @@ class Daemon:
                         self._reloader.accept(loaded, config)
                         self._reloader.error = error
                         code = await self._live(config)
+                        if self._upgrading:
+                            await self._leave_servers()
                 finally:
                     for task in background:
                         task.cancel()
-        await self._notifier.barrier(5.0)
+        await self._notifier.barrier(BARRIER_TIMEOUT)
         log.info("llamad ends", extra={"event": "end"})
         return code
 
@@ -180,7 +189,7 @@ class Daemon:
                 log.info("ready: %s", self._reporter.line(), extra={"event": "up"})
                 await stop
         except StrictStartError as error:
-            log.error("%s", error, extra={"event": "strict-start"})  # noqa: TRY400 - an operator's wish, no bug
+            log.error("%s", error, extra={"event": "strict-start"})
             return ExitCode.FAILED
         finally:
             start.cancel()
@@ -196,7 +205,14 @@ class Daemon:
             self._reporter.show_status(),
             self._reporter.feed_watchdog(watchdog),
             self._stop_patiently(),
+            self._hand_over(),
         ]
+
+    async def _hand_over(self) -> None:
+        """Retry what the fd store did not take: without it a server would not survive a restart of llamad."""
+        while True:
+            self._launcher.store_again()
+            await asyncio.sleep(STORE_AGAIN)
 
     async def _reload_on_save(self) -> None:
         async for _ in FolderWatch(self._file).saved():
@@ -206,6 +222,8 @@ class Daemon:
     async def _stop_patiently(self) -> None:
         """From the wish to stop on, have systemd wait as long as servers take to finish what they have."""
         await self._stop.wait()
+        if self._upgrading:
+            return
         self._notifier.stopping()
         with suppress(OSError):
             (self._directories.runtime / STOPPING_MARK).touch()
@@ -259,8 +277,15 @@ class Daemon:
 
     def _on_accepted(self, config: Config) -> None:
         self._redirect_log(config)
-        self._ledger.set_stopped(self._fleet.stopped_by_order)
+        self._note_orders()
         self._reporter.refresh()
+
+    def _reread(self) -> None:
+        self._reloader.request()
+
+    def _note_orders(self) -> None:
+        """What an operator stopped stays stopped over a live restore."""
+        self._ledger.set_stopped(self._fleet.stopped_by_order)
 
     def _redirect_log(self, config: Config) -> None:
         journal.setup(
@@ -275,10 +300,21 @@ class Daemon:
         return [f"configuration refused: {self._reloader.error}"] if self._reloader.error else []
 
     def _begin_upgrade(self) -> None:
-        """End without the servers; the next llamad takes them over."""
+        """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""
+        if not self._can_store:
+            raise UnavailableError(
+                "only a llamad that systemd runs can be upgraded in place", hint="end it, and start the new one"
+            )
         (self._directories.runtime / KEEP_MARK).touch()
         self._upgrading = True
-        self._stop.set()
+        asyncio.get_running_loop().call_later(ANSWER_TIME, self._stop.set)
+
+    async def _leave_servers(self) -> None:
+        """End this process at once and orderly, with every server as it is."""
+        self._notifier.status("upgrade: the servers go on")
+        await self._notifier.barrier(BARRIER_TIMEOUT)
+        log.info("llamad ends for an upgrade; its servers go on", extra={"event": "upgrade"})
+        os._exit(ExitCode.OK)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

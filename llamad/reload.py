@@ -79,7 +79,7 @@ class Reloader:
 
     async def plan(self) -> Applied:
         """What `reload` would do now; ConfigError where it would be refused."""
-        loaded, config, wanted = await self._read()
+        loaded, _, wanted = await self._read()
         return Applied(diff(self._fleet.intents, wanted), _remarks(loaded))
 
     def accept(self, loaded: Loaded, config: Config) -> Applied:

@@ -32,6 +32,7 @@ class Verbs(operations.Operations):
         prober: Prober,
         key_of: Callable[[ServerConfig], str | None],
         models_dir: Callable[[], Path],
+        on_orders: Callable[[], None],
         begin_upgrade: Callable[[], None],
     ) -> None:
         self._fleet = fleet
@@ -40,6 +41,7 @@ class Verbs(operations.Operations):
         self._prober = prober
         self._key_of = key_of
         self._models_dir = models_dir
+        self._on_orders = on_orders
         self._begin_upgrade = begin_upgrade
 
     def status(self, server: str | None) -> wire.StatusDocument:
@@ -135,6 +137,7 @@ class Verbs(operations.Operations):
         names = [self._known(name) for name in servers]
         for name in names:
             act(name)
+        self._on_orders()
         if wait:
             await self._fleet.settled(names)
         return tuple(self._settled(name) for name in names)

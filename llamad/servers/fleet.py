@@ -291,7 +291,7 @@ class Fleet:
                 await self._memory_free(config)
 
     async def _room_changed(self, server: str) -> None:
-        """Wait for anything that may change the verdict; traffic that ends is not on the board, so look now and then."""
+        """Wait for what may change the verdict; traffic that ends is not on the board, so look now and then."""
         before = room_for(self.configs[server], self._residents(), self.budget)
         try:
             async with asyncio.timeout(IDLE_CHECK / 5):

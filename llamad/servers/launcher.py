@@ -1,8 +1,8 @@
 """Starts the real children, writes down that they run, and hands what the next llamad needs to systemd's fd store."""
 
-import os
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 from llamad.host.address import Address
 from llamad.host.cgroup import Groups, Limits
@@ -27,6 +27,7 @@ class ProcessLauncher:
         self._groups = groups
         self._store = store
         self._boot = boot_id() or ""
+        self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd"]]] = {}
 
     def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Process:
         """Start a child; OSError where the kernel refuses."""
@@ -58,17 +59,22 @@ class ProcessLauncher:
                 launch.fingerprint,
                 str(address),
                 time.time(),
-            )  # fmt: skip
+            )
         )
         if self._store is not None:
-            self._store.store(LOG_FD + name, process.log_fd, poll=False)
-            self._store.store(PID_FD + name, process.pid_fd, poll=False)
+            self._unstored |= {LOG_FD + name: (process, "log_fd"), PID_FD + name: (process, "pid_fd")}
+            self.store_again()
         return process
+
+    def store_again(self) -> None:
+        """Hand to systemd what it does not have yet: its queue may have been full."""
+        for name, (process, which) in list(self._unstored.items()):
+            fd = process.log_fd if which == "log_fd" else process.pid_fd
+            if fd < 0 or self._store is None or self._store.store(name, fd, poll=False):
+                del self._unstored[name]
 
     def adopt(self, record: Record, pid_fd: int, log_fd: int) -> Process:
         """Take over a child of an earlier llamad by what systemd kept of it."""
-        os.set_inheritable(pid_fd, False)
-        os.set_inheritable(log_fd, False)
         self._ledger.put(record)
         group = self._groups.find(record.name)
         return Process(

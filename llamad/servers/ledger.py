@@ -20,7 +20,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One child. `start_ticks` and `boot_id` tell it from another program that got its pid; `started_at` is Unix time."""
+    """One child. `start_ticks` and `boot_id` tell it from another program with its pid; `started_at` is Unix time."""
 
     server: str
     index: int

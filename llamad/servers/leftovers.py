@@ -137,7 +137,7 @@ async def _all_ended(pid_fds: list[int], timeout: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while not all(map(has_ended, pid_fds)) and loop.time() < deadline:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # noqa: ASYNC110 - seconds at most, once a start, for what is seldom there
 
 
 def _unlink_socket(record: Record) -> None:
