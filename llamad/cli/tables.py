@@ -54,7 +54,7 @@ def status_table(status: Document) -> Table:
 def _status_rows(server: Document) -> Iterator[tuple[str, ...]]:
     if not server["replicas"]:
         queued = str(server["queued"])
-        yield server["name"], server["state"], server["wanted"], *"----", queued, *"---", server["notice"] or "-"
+        yield server["name"], server["state"], server["wanted"], *"----", queued, *"---", _or_dash(server["notice"])
     for position, replica in enumerate(server["replicas"]):
         yield (
             replica_name(server, replica),

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256
 IDLE_TIMEOUT = 30.0
+LAST_ANSWERS = 0.5
+"""Seconds that an answer may still take when llamad ends."""
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     b'{"error": {"message": "too many clients are connected to the control socket", "hint": "end those that follow'
@@ -71,9 +73,9 @@ class Connection(web.RequestHandler):
 @asynccontextmanager
 async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
     """Serve `app` on a bound unix socket for the time of the block. At its end the clients are let go: what they
-    asked for and is not answered within half a second is cut off, streams are at once.
+    asked for and is not answered within LAST_ANSWERS is cut off, streams are at once.
     """
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=LAST_ANSWERS)
     await runner.setup()
     try:
         manager = runner.server

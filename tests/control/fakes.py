@@ -121,6 +121,8 @@ class FakeOperations:
             while at < len(self.lines):
                 if self.lines[at]["text"] == "CRASH":
                     raise LlamadError("the log cannot be read", hint="try again")
+                if self.lines[at]["text"] == "REMOVED":
+                    return
                 yield self.lines[at]
                 at += 1
             if not follow:

@@ -1,0 +1,242 @@
+"""Documents as text: golden."""
+
+from pathlib import Path
+
+import pytest
+
+from llamad.cli.tables import (
+    Table,
+    config_lines,
+    details,
+    devices_table,
+    gpus_text,
+    models_table,
+    note,
+    printable,
+    served_table,
+    status_changes,
+    status_table,
+)
+from llamad.config.model import ServerConfig
+from llamad.control.wire import (
+    ConfigView,
+    ServerView,
+    StatusDocument,
+    devices_document,
+    models_document,
+    status_document,
+)
+from llamad.host.address import UnixAddress
+from llamad.host.devices import Devices, Gpu, Vendor
+from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.gguf import Header
+from llamad.servers.models import Kind, ModelFile, Served
+from llamad.servers.state import State
+from llamad.servers.traffic import Traffic
+
+
+def a_status(*servers: ServerView, error: str | None = None) -> StatusDocument:
+    return status_document(version="1", ready=True, config=ConfigView(error=error), servers=servers, now=100.0)
+
+
+def a_server(name: str, *replicas: Replica, notice: str | None = None, **config: object) -> ServerView:
+    given = {"name": name, "model": Path(f"/m/{name}.gguf"), **config}
+    return ServerView(ServerConfig.model_validate(given), "running", replicas, notice=notice)
+
+
+def some_servers() -> StatusDocument:
+    """One of each kind."""
+    traffic = Traffic(lambda: 0.0)
+    key = ReplicaKey("qwen", 0)
+    traffic.begin(key)
+    traffic.queued = 3
+    ready = Replica(
+        key,
+        state=State.READY,
+        pid=4711,
+        address=UnixAddress(Path("/run/q.sock")),
+        started_at=87.5,
+        restarts=2,
+        last_exit="killed by SIGSEGV",
+        last_error=Failure("segfault", "it crashed", "update llama.cpp"),
+        memory_bytes=170 << 20,
+        slots=4,
+        busy_slots=1,
+        tokens_per_s=41.5,
+    )
+    qwen = ServerView(
+        ServerConfig(name="qwen", model=Path("/m/qwen.gguf"), aliases=("default",), replicas=2, gpus=((0, 1),)),
+        "running",
+        (
+            ready,
+            Replica(ReplicaKey("qwen", 1), state=State.LOADING, pid=4712, started_at=99.0, load_progress=0.62),
+        ),
+        traffic,
+    )
+    failure = Failure("corrupt-gguf", "corrupt GGUF", "download it again")
+    embed = a_server(
+        "embed",
+        Replica(ReplicaKey("embed", 0), state=State.BACKOFF, restarts=1, last_error=failure, retry_at=104.2),
+    )
+    spare = a_server("spare", notice="needs memory that qwen uses", start="on-demand")
+    return a_status(qwen, embed, spare)
+
+
+def test_the_status_as_plain_text() -> None:
+    assert list(status_table(some_servers()).plain()) == [
+        "NAME    STATE    WANTED    PID  UPTIME  RESTARTS  REQUESTS  QUEUED  TOKENS/S  MEMORY  GPU  NOTE",
+        "qwen/0  ready    running  4711   12.5s         2         1       3      41.5    170M  0,1  -",
+        "qwen/1  loading  running  4712      1s         0         0       -         -       -  0,1  62%",
+        "embed   backoff  running     -       -         1         0       0         -       -  -"
+        "    corrupt GGUF (download it again); next try in 4.2s",
+        "spare   stopped  running     -       -         -         -       0         -       -  -"
+        "    needs memory that qwen uses",
+    ]
+
+
+def test_all_about_a_server() -> None:
+    status = some_servers()
+    assert list(details({**status, "servers": status["servers"][:1]})) == [
+        "qwen: ready, wanted running",
+        "  model:      /m/qwen.gguf",
+        "  aliases:    default",
+        "  start:      always",
+        "  requests:   1 in flight, 3 queued",
+        "  replica 0: ready",
+        "    pid:        4711",
+        "    address:    unix:/run/q.sock",
+        "    uptime:     12.5s",
+        "    requests:   1 in flight",
+        "    slots:      1 of 4 busy",
+        "    tokens/s:   41.5",
+        "    memory:     170M",
+        "    gpus:       0,1",
+        "    restarts:   2",
+        "    last exit:  killed by SIGSEGV",
+        "    last error: it crashed",
+        "    hint:       update llama.cpp",
+        "  replica 1: loading",
+        "    pid:        4712",
+        "    uptime:     1s",
+        "    loaded:     62%",
+        "    requests:   0 in flight",
+        "    gpus:       0,1",
+        "    restarts:   0",
+    ]
+    assert "    next try:   in 4.2s" in list(details({**status, "servers": status["servers"][1:2]}))
+
+
+def test_every_row_of_plain_text_has_every_cell_and_is_one_line() -> None:
+    evil = Failure("x", "line one\nline two\x1b[2J", None)
+    status = a_status(a_server("qwen", Replica(ReplicaKey("qwen", 0), state=State.FAILED, last_error=evil)))
+    (row,) = status_table(status).rows
+    assert all(row)
+    assert row[-1] == "line one?line two"
+
+
+def test_a_mended_error_is_not_shown_as_one() -> None:
+    failure = Failure("x", "it crashed")
+    for state in (State.READY, State.STOPPED):
+        status = a_status(a_server("qwen", Replica(ReplicaKey("qwen", 0), state=state, last_error=failure)))
+        assert note(status["servers"][0], status["servers"][0]["replicas"][0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünï\tx", "plain ünï\tx"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07after", "after"),
+        ("\x1b]8;;http://x\x1b\\link", "link"),
+        ("\x1bMup", "up"),
+        ("bell\x07\x9b2J\x00\x7f", "bell??2J??"),
+        ("a\rb\nc\n", "a?b?c"),
+        ("\x1b", "?"),
+    ],
+)
+def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_what_a_person_should_know_of_a_server_that_runs_is_noted_too() -> None:
+    view = a_server("qwen", Replica(ReplicaKey("qwen", 0), state=State.READY), notice="a newer binary is there")
+    (row,) = status_table(a_status(view)).rows
+    assert row[-1] == "a newer binary is there"
+
+
+def test_what_is_to_say_of_the_configuration() -> None:
+    assert list(config_lines(a_status())) == [
+        "no servers are configured: add one below servers: in the configuration, see llamad.yaml(5)"
+    ]
+    server = a_server("qwen")
+    assert list(config_lines(a_status(server))) == []
+    assert list(config_lines(a_status(server, error="a:1:1: x\na:2:1: y"))) == [
+        "config refused, the last accepted one runs: a:1:1: x",
+        "  a:2:1: y",
+    ]
+    assert list(config_lines(a_status(server, error=""))) == ["config refused, the last accepted one runs: "]
+
+
+@pytest.mark.parametrize(("gpus", "shown"), [(None, "-"), ("all", "all"), ([0, "GPU-1"], "0,GPU-1"), ([], "")])
+def test_gpus(gpus: list[str | int] | str | None, shown: str) -> None:
+    assert gpus_text(gpus) == shown
+
+
+def test_watching_tells_changes_of_state_only() -> None:
+    def now(state: State, **figures: object) -> StatusDocument:
+        replica = Replica(ReplicaKey("qwen", 0, 1), state=state, **figures)  # type: ignore[arg-type]
+        return a_status(a_server("qwen", replica), a_server("spare"))
+
+    first = now(State.LOADING, load_progress=0.1)
+    assert list(status_changes(None, first)) == ["qwen/0 loading: 10%", "spare stopped"]
+    assert list(status_changes(first, now(State.LOADING, load_progress=0.2))) == []
+    failed = now(State.FAILED, last_error=Failure("x", "corrupt GGUF"))
+    assert list(status_changes(first, failed)) == ["qwen/0 loading -> failed: corrupt GGUF"]
+    assert list(status_changes(failed, now(State.READY))) == ["qwen/0 failed -> ready"]
+    assert list(status_changes(first, a_status(a_server("spare")))) == ["qwen/0 loading -> gone"]
+
+
+def test_watching_tells_the_old_replica_from_the_new() -> None:
+    both = a_status(
+        a_server(
+            "qwen",
+            Replica(ReplicaKey("qwen", 0, 1), state=State.DRAINING),
+            Replica(ReplicaKey("qwen", 0, 2), state=State.READY),
+        )
+    )
+    assert list(status_changes(None, both)) == ["qwen/0 (old) draining", "qwen/0 ready"]
+
+
+def test_models() -> None:
+    header = Header(3, 1, "qwen3", "Qwen3", quantization="Q4_K_M", context_length=40960, chat_template=True)
+    path = Path("/m/a/q.gguf")
+    files = [
+        ModelFile(path, "q", Kind.MODEL, 5 << 30, (path, path), header, projectors=(Path("/m/mm.gguf"),)),
+        ModelFile(Path("/m/mm.gguf"), "mm", Kind.PROJECTOR, 1 << 20, (path,), Header(3, 1, "clip")),
+        ModelFile(Path("/m/x.gguf"), "x", Kind.MODEL, 3, (path,), problem="no GGUF", templates=(Path("/m/x.jinja"),)),
+    ]
+    served = {"qwen": Served(("q", "default"), "server", 8192, 4, "/m/a/q.gguf", modalities=("vision",))}
+    models = models_document(Path("/m/"), files, served)
+    assert list(models_table(models).plain()) == [
+        "FILE      ARCHITECTURE  SIZE  QUANTISATION  CONTEXT  TEMPLATE   SERVERS  NOTE",
+        "a/q.gguf  qwen3           5G  Q4_K_M          40960  built in   qwen     2 parts; with projector",
+        "mm.gguf   clip            1M  -                   -  -          -        projector",
+        "x.gguf    -                3  -                   -  beside it  -        broken: no GGUF",
+    ]
+    assert list(served_table(models).plain()) == [
+        "SERVER  SERVES      CONTEXT  SLOTS  MODALITIES  SOURCE",
+        "qwen    q, default     8192      4  vision      server",
+    ]
+
+
+def test_devices() -> None:
+    gpu = Gpu(Vendor.NVIDIA, 0, "0000:01:00.0", "L4", "GPU-1", "nvidia", 24 << 30, 1 << 30)
+    assert list(devices_table(devices_document(Devices((gpu, Gpu(Vendor.INTEL))), {})).plain()) == [
+        "GPU  VENDOR  NAME  MEMORY  USED  DRIVER  UUID   PCI",
+        "  0  nvidia  L4       24G    1G  nvidia  GPU-1  0000:01:00.0",
+        "  -  intel   -          -     -  -       -      -",
+    ]
+
+
+def test_an_empty_table_is_its_titles() -> None:
+    assert list(Table(("A", "B"), ()).plain()) == ["A  B"]
