@@ -30,7 +30,7 @@ from llamad.demo.engine import model_file, write_wrapper
 from llamad.demo.screen import Screen
 from llamad.errors import LlamadError, UnavailableError
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer in one sentence."
 SERVER = "demo"
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_FOLDER = 60
@@ -124,9 +124,15 @@ def _wait_ready(daemon: Daemon, port: int, screen: Screen) -> None:
 
 
 def _doing(replica: Document) -> str:
-    if replica["state"] == "backoff":
-        return f"The server ended ({replica['last_error']}) and is started again"
-    return "Loading the model" if replica["state"] == "loading" else "Starting the engine"
+    match replica["state"]:
+        case "backoff":
+            return f"The engine ended ({replica['last_error']}) and is started again"
+        case "loading":
+            return "Loading the model"
+        case "ready":
+            return "Opening the gateway"
+        case _:
+            return "Starting the engine"
 
 
 def _replica(daemon: Daemon) -> Document | None:

@@ -13,20 +13,28 @@ from tests.engine.conftest import Llamad, running
 
 pytestmark = pytest.mark.engine
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer in one sentence."
 WEATHER: dict[str, Any] = {
     "type": "object",
-    "properties": {"city": {"type": "string", "enum": ["Paris", "London"]}},
+    "properties": {"city": {"type": "string", "enum": ["Paris", "London", "Rome"]}},
     "required": ["city"],
 }
+TEMPLATE = Path(__file__).with_name("tools.jinja")
+"""The model's own template knows no tools."""
+EARLIER = ("London", "Rome")
+"""So small a model calls a tool when it has seen two calls."""
 GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
 def llamad(engine: Path, model: Path) -> Iterator[Llamad]:
     servers: dict[str, dict[str, Any]] = {
-        "chat": {"model": str(model), "aliases": ["default"], "args": {"ctx_size": 8192, "jinja": True}},
-        "embed": {"model": str(model), "args": {"ctx_size": 2048, "embeddings": True}},
+        "chat": {
+            "model": str(model),
+            "aliases": ["default"],
+            "args": {"ctx_size": 8192, "chat_template_file": str(TEMPLATE)},
+        },
+        "embed": {"model": str(model), "args": {"embeddings": True, "pooling": "mean"}},
         "broken": {"model": "/nowhere/m.gguf"},
     }
     with running(engine, servers) as one:
@@ -87,9 +95,18 @@ def test_openai_completion_and_responses(gpt: openai.OpenAI) -> None:
 
 
 def test_openai_tools(gpt: openai.OpenAI) -> None:
+    messages: list[Any] = []
+    for city in EARLIER:
+        function = {"name": "weather", "arguments": json.dumps({"city": city})}
+        messages += [
+            {"role": "user", "content": f"What is the weather in {city}?"},
+            {"role": "assistant", "tool_calls": [{"id": city, "type": "function", "function": function}]},
+            {"role": "tool", "tool_call_id": city, "content": "sunny"},
+            {"role": "assistant", "content": "It is sunny."},
+        ]
     answer = gpt.chat.completions.create(
         model="chat",
-        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        messages=[*messages, {"role": "user", "content": "What is the weather in Paris?"}],
         tools=[{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}],
         tool_choice="required",
         max_tokens=128,
@@ -98,7 +115,8 @@ def test_openai_tools(gpt: openai.OpenAI) -> None:
     (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "weather"
-    assert json.loads(call.function.arguments)["city"] in {"Paris", "London"}
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    assert answer.choices[0].finish_reason == "tool_calls"
 
 
 def test_openai_embeddings(gpt: openai.OpenAI) -> None:
@@ -160,18 +178,26 @@ def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
+    messages: list[Any] = []
+    for city in EARLIER:
+        use = {"type": "tool_use", "id": city, "name": "weather", "input": {"city": city}}
+        messages += [
+            {"role": "user", "content": f"What is the weather in {city}?"},
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": city, "content": "sunny"}]},
+            {"role": "assistant", "content": "It is sunny."},
+        ]
     answer = claude.messages.create(
         model="chat",
         max_tokens=128,
         extra_body=GREEDY,
-        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+        messages=[*messages, {"role": "user", "content": "What is the weather in Paris?"}],
         tools=[{"name": "weather", "description": "The weather in a city.", "input_schema": WEATHER}],
         tool_choice={"type": "any"},
     )
     (block,) = [one for one in answer.content if one.type == "tool_use"]
-    assert block.name == "weather"
-    assert isinstance(block.input, dict)
-    assert block.input["city"] in {"Paris", "London"}
+    assert (block.name, block.input) == ("weather", {"city": "Paris"})
+    assert answer.stop_reason == "tool_use"
 
 
 def test_anthropic_counts_tokens(claude: anthropic.Anthropic) -> None:
