@@ -2,36 +2,49 @@
 
 from typing import Any
 
-from llamad.config.model import Config
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
+
+from llamad.config.descriptions import DESCRIPTIONS
+from llamad.config.model import Config, Section
+from llamad.config.values import SERVER_NAME
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class _Generator(GenerateJsonSchema):
+    """Leaves out defaults that are sections or addresses: each key within a section tells its own."""
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        default = schema.get("default")
+        if isinstance(default, Section) or (isinstance(default, tuple) and default):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
 
 
 def schema() -> dict[str, Any]:
     """The schema. A server has no `name` of its own (it is the key), nothing is required (a drop-in may hold any part),
     an empty section is allowed, and `defaults` takes what a server takes.
     """
-    whole = Config.model_json_schema()
+    whole = Config.model_json_schema(schema_generator=_Generator)
     definitions: dict[str, Any] = whole["$defs"]
-    server = definitions["ServerConfig"]
-    del server["properties"]["name"]
-    whole["properties"]["servers"]["propertyNames"] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}
-    whole["properties"]["servers"]["additionalProperties"] = _or_empty({"$ref": "#/$defs/ServerConfig"})
-    whole["properties"]["defaults"] = {
-        "$ref": "#/$defs/ServerConfig",
-        "description": "anything a server may have; goes under every server",
-    }
-    for section in (whole, *definitions.values()):
+    server = {"$ref": "#/$defs/ServerConfig"}
+    del definitions["ServerConfig"]["properties"]["name"]
+    names = {"propertyNames": {"pattern": SERVER_NAME}, "additionalProperties": _or_empty(server)}
+    whole["properties"]["servers"] |= names
+    whole["properties"]["defaults"] = dict(server)
+    whole["properties"]["models_dir"] = {"type": ["string", "null"], "default": None}
+    for name, section in {"Config": whole, **definitions}.items():
         section.pop("required", None)
-        section.pop("title", None)
-        for name, value in section["properties"].items():
+        for key, value in section["properties"].items():
             value.pop("title", None)
-            if "$ref" in value or value.get("type") in ("object", "array"):
-                section["properties"][name] = _or_empty(value)
-    server["description"] = "one server; exactly one of model, hf_repo, url"
+            many = "$ref" in value or value.get("type") in ("object", "array")
+            section["properties"][key] = (_or_empty(value) if many else value) | {
+                "description": DESCRIPTIONS[name][key]
+            }
     return {"$schema": DIALECT, **whole, "title": "llamad.yaml", "description": "the configuration of llamad"}
 
 
 def _or_empty(value: dict[str, Any]) -> dict[str, Any]:
-    outside: dict[str, Any] = {key: value.pop(key) for key in ("description", "default") if key in value}
-    return {"anyOf": [value, {"type": "null"}]} | outside
+    default: dict[str, Any] = {"default": value.pop("default")} if "default" in value else {}
+    return {"anyOf": [value, {"type": "null"}]} | default

@@ -195,8 +195,8 @@ class _Builder:
         tag = event.tag
         text = event.value
         value: Scalar = text
-        if tag in (None, "!"):
-            value = _resolve(text) if event.implicit[0] else text
+        if tag is None or tag == "!":
+            value = _resolve(text) if tag is None and event.implicit[0] else text
         elif tag != _CORE + "str":
             value = _resolve(text)
             wanted = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(tag.removeprefix(_CORE))

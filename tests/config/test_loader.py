@@ -53,7 +53,8 @@ servers:
     start: always
     idle_timeout: null
     replace: stop-first
-    restart: {initial_delay: 1s, factor: 2, max_delay: 30s, jitter: 0.1, max_retries: 5, reset_after: 60s, retry_failed_every: 5m}
+    restart: {initial_delay: 1s, factor: 2, max_delay: 30s, jitter: 0.1, max_retries: 5, reset_after: 60s,
+      retry_failed_every: 5m}
     health: {interval: 5s, timeout: 2s, load_stall_timeout: 5m, hang_timeout: 60s, failures: 3}
     stop: {drain_timeout: 30s, term_timeout: 10s}
     max_concurrent: null
@@ -314,7 +315,11 @@ def test_options_of_a_binary_that_cannot_be_asked_are_not_judged(place: Place) -
 
 def test_a_server_of_its_own_build_is_judged_by_it(place: Place) -> None:
     old = a_program(place.root / "old", "echo '--model M  x'; echo '--host H  x'; echo '--port P  x'; echo '--old  x'")
-    text = f"servers: {{a: {{model: m.gguf, llama_server: {old}, args: {{old: true}}}}, b: {{model: m.gguf, args: {{old: true}}}}}}"
+    text = f"""
+servers:
+  a: {{model: m.gguf, llama_server: {old}, args: {{old: true}}}}
+  b: {{model: m.gguf, args: {{old: true}}}}
+"""
     assert [one.path for one in place.load(text).problems] == ["servers.b.args.old"]
 
 

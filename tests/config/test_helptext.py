@@ -1,0 +1,149 @@
+import pytest
+
+from llamad.config.helptext import Option, OptionTable, bare, parse_help
+from tests.config.files import HELP
+
+MINIMAL = "----- common params -----\n\n-m,    --model FNAME   x\n--host HOST   x\n--port PORT   x\n"
+
+
+@pytest.fixture(scope="module")
+def table() -> OptionTable:
+    return parse_help(HELP.read_text())
+
+
+def option(table: OptionTable, key: str) -> Option:
+    found = table.find(key)
+    assert found is not None
+    return found
+
+
+def test_every_entry_of_a_real_help_is_read(table: OptionTable) -> None:
+    heads = [line for line in HELP.read_text().splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert len(table.options) == len(heads) == 257
+    assert all(word.startswith("-") for one in table.options for word in (*one.spellings, *one.negations))
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (
+            "flash-attn",
+            Option(
+                ("-fa", "--flash-attn"),
+                argument="[on|off|auto]",
+                choices=("on", "off", "auto"),
+                words=("on", "off", "auto"),
+                env="LLAMA_ARG_FLASH_ATTN",
+            ),
+        ),
+        ("c", Option(("-c", "--ctx-size"), argument="N", env="LLAMA_ARG_CTX_SIZE")),
+        ("jinja", Option(("--jinja",), ("--no-jinja",), env="LLAMA_ARG_JINJA")),
+        (
+            "kv_offload",
+            Option(("-kvo", "--kv-offload"), ("-nkvo", "--no-kv-offload"), env="LLAMA_ARG_KV_OFFLOAD"),
+        ),
+        (
+            "webui",
+            Option(("--ui", "--webui"), ("--no-ui", "--no-webui"), env="LLAMA_ARG_UI"),
+        ),
+        ("no-host", Option(("--no-host",), env="LLAMA_ARG_NO_HOST")),
+        ("cpu-strict", Option(("--cpu-strict",), argument="<0|1>", choices=("0", "1"))),
+        (
+            "rope-scaling",
+            Option(
+                ("--rope-scaling",),
+                argument="{none,linear,yarn}",
+                choices=("none", "linear", "yarn"),
+                env="LLAMA_ARG_ROPE_SCALING_TYPE",
+            ),
+        ),
+        ("device", Option(("-dev", "--device"), argument="<dev1,dev2,..>", env="LLAMA_ARG_DEVICE")),
+        ("list-devices", Option(("--list-devices",))),
+        (
+            "cache-type-k",
+            Option(
+                ("-ctk", "--cache-type-k"),
+                argument="TYPE",
+                choices=("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"),
+                env="LLAMA_ARG_CACHE_TYPE_K",
+            ),
+        ),
+        ("control-vector-layer-range", Option(("--control-vector-layer-range",), argument="START END")),
+        (
+            "draft-max",
+            Option(
+                ("--draft", "--draft-n", "--draft-max"),
+                argument="N",
+                env="LLAMA_ARG_DRAFT_MAX",
+                removed="use --spec-draft-n-max or --spec-ngram-mod-n-max",
+            ),
+        ),
+    ],
+)
+def test_an_entry(table: OptionTable, key: str, expected: Option) -> None:
+    assert table.find(key) == expected
+
+
+def test_words_that_an_option_takes_beside_others(table: OptionTable) -> None:
+    assert option(table, "n-gpu-layers").words == ("auto", "all")
+    assert option(table, "lazy-mode").words == ("on", "auto", "off")
+    assert option(table, "lazy-mode").choices is None
+
+
+def test_what_follows_an_option(table: OptionTable) -> None:
+    assert [
+        option(table, key).arity for key in ("jinja", "ctx-size", "override-tensor", "control-vector-layer-range")
+    ] == [
+        0,
+        1,
+        1,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("key", ["ctx-size", "ctx_size", "--ctx-size", "--ctx_size", "c", "-c"])
+def test_any_spelling_finds_an_option(table: OptionTable, key: str) -> None:
+    assert option(table, key).name == "--ctx-size"
+
+
+def test_a_word_of_a_command_line_is_taken_as_the_binary_takes_it(table: OptionTable) -> None:
+    assert table.find_word("--ctx_size") is table.find_word("-c") is table.find("c")
+    assert [table.find_word(word) for word in ("ctx-size", "-ctx-size", "--c", "-ctx_size")] == [None] * 4
+
+
+def test_names_and_negations(table: OptionTable) -> None:
+    assert option(table, "ngl").name == "--n-gpu-layers"
+    assert option(table, "kvo").negation == "--no-kv-offload"
+    assert option(table, "metrics").negation is None
+    assert [table.negates(key) for key in ("nkvo", "kvo", "nothing")] == [True, False, False]
+
+
+def test_the_nearest_spelling(table: OptionTable) -> None:
+    assert table.nearest("ctx_sise") == "ctx-size"
+    assert table.nearest("frobnicate") is None
+    assert table.nearest_word("--flash-atn") == "--flash-attn"
+    assert table.nearest_word("frobnicate") is None
+
+
+def test_the_first_entry_of_a_spelling_counts() -> None:
+    table = parse_help(MINIMAL + "--model OTHER   x\n")
+    assert option(table, "model").argument == "FNAME"
+
+
+@pytest.mark.parametrize("text", ["", "hello\n", "usage: ls [OPTION]\n  --all  x\n", "-\n- x\n", "-----\n"])
+def test_another_programs_help_makes_no_sense(text: str) -> None:
+    with pytest.raises(ValueError, match="its --help tells of no --model"):
+        parse_help(text)
+
+
+def test_llama_cli_is_not_llama_server() -> None:
+    with pytest.raises(ValueError, match="tells of no --host"):
+        parse_help("-m,    --model FNAME                    model path to load\n")
+
+
+def test_a_description_before_any_option_is_passed_over() -> None:
+    assert len(parse_help(" " * 40 + "words\n" + MINIMAL).options) == 3
+
+
+def test_bare() -> None:
+    assert bare("--ctx_size") == bare("ctx-size") == "ctx-size"

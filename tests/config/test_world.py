@@ -1,0 +1,155 @@
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from llamad.config import world
+from llamad.config.loader import load
+from llamad.config.problems import ProblemKind
+from tests.config.files import Place, a_place
+
+NOBODY = "nobody"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return a_place(tmp_path)
+
+
+def said(place: Place, model: Path | str, *, service_user: str | None = None, **environ: str) -> list[str]:
+    """What is wrong with a server of this model; all of it the world's fault, and the server's."""
+    place.write(f"servers: {{a: {{model: {model}}}}}")
+    loaded = load(place.file, place.dirs, environ=place.environ | environ, service_user=service_user)
+    assert loaded.config is not None
+    assert {(one.kind, one.server, one.path) for one in loaded.problems} <= {
+        (ProblemKind.WORLD, "a", "servers.a.model")
+    }
+    return [str(one).partition("model: ")[2] for one in loaded.problems]
+
+
+def test_a_split_model_with_all_its_parts(place: Place) -> None:
+    (place.dirs.models / "big-00003-of-00003.gguf").write_bytes(b"GGUF")
+    assert said(place, "big-00001-of-00003.gguf") == []
+
+
+def test_a_split_model_of_a_part_that_is_no_model(place: Place) -> None:
+    part = place.dirs.models / "big-00003-of-00003.gguf"
+    part.write_bytes(b"")
+    hint = "llama.cpp loads GGUF files only: was it downloaded completely?"
+    assert said(place, "big-00001-of-00003.gguf") == [f"{part} is not a GGUF model ({hint})"]
+
+
+def test_a_number_that_is_no_count_of_parts(place: Place) -> None:
+    (place.dirs.models / "x-00001-of-99999.gguf").write_bytes(b"GGUF")
+    assert said(place, "x-00001-of-99999.gguf") == []
+
+
+def test_a_pipe_in_the_place_of_a_model(place: Place) -> None:
+    os.mkfifo(place.dirs.models / "pipe")
+    assert said(place, "pipe") == [f"{place.dirs.models}/pipe is not a file"]
+
+
+def test_a_path_through_a_file(place: Place) -> None:
+    assert said(place, "m.gguf/x") == [f"{place.dirs.models}/m.gguf/x cannot be read: Not a directory"]
+
+
+def test_a_disk_that_fails(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(fd: int, size: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", read)
+    found = world._model_fault(place.dirs.models / "m.gguf", world.Reader({}))
+    assert found == (f"{place.dirs.models}/m.gguf cannot be read: Input/output error", None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_model_without_permission(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    model = place.dirs.models / "m.gguf"
+    monkeypatch.setattr(os, "open", refuse)
+    message = f"{model} cannot be read: permission denied"
+    assert world._model_fault(model, world.Reader({})) == (
+        message,
+        "the user root needs to read it and to enter its folders",
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    assert world._model_fault(model, world.Reader({})) == (
+        message,
+        "the user with id 4000000 needs to read it and to enter its folders",
+    )
+
+
+def test_what_the_sandbox_hides_is_named_in_the_service(place: Place) -> None:
+    for path, setting in (("/home/ann/m.gguf", "ProtectHome=yes"), ("/tmp/nowhere/m.gguf", "PrivateTmp=yes")):
+        hint = f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
+        assert said(place, path, INVOCATION_ID="x") == [f"there is no {path} ({hint})"]
+        assert said(place, path) == [f"there is no {path}"]
+    assert said(place, "/srv/nowhere.gguf", INVOCATION_ID="x") == ["there is no /srv/nowhere.gguf"]
+
+
+def test_what_root_reads_and_the_sandboxed_service_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = {str(place.root): "ProtectHome=yes"}
+    monkeypatch.setattr(world, "HIDDEN_BY_SANDBOX", hidden)
+    model = place.dirs.models / "m.gguf"
+    hint = "its sandbox hides that folder (ProtectHome=yes): put the model into models_dir"
+    assert said(place, model, service_user="llamad") == [
+        f"{model} can be read by root, but not by the service ({hint})"
+    ]
+    assert said(place, model) == []
+
+
+def test_what_root_reads_and_the_services_user_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "HIDDEN_BY_SANDBOX", {})
+    model = place.dirs.models / "m.gguf"
+    nobody = pwd.getpwnam(NOBODY)
+    model.chmod(0o600)
+    for folder in (place.root, *place.root.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp/pytest-of-root"):
+            folder.chmod(0o755)
+    words = f"{model} can be read by root, but not by {NOBODY}"
+    assert said(place, model, service_user=NOBODY) == [f"{words} (it may not read {model}: see its mode)"]
+    os.chown(model, nobody.pw_uid, -1)
+    assert said(place, model, service_user=NOBODY) == []
+    os.chown(model, 0, nobody.pw_gid)
+    model.chmod(0o640)
+    assert said(place, model, service_user=NOBODY) == []
+    place.dirs.models.chmod(0o700)
+    assert said(place, model, service_user=NOBODY) == [f"{words} (it may not read {place.dirs.models}: see its mode)"]
+    assert said(place, model, service_user="no-such-user-here") == []
+
+
+def test_credentials(place: Place) -> None:
+    folder = place.root / "credentials"
+    folder.mkdir()
+    (folder / "hf").write_text("token")
+    place.write(
+        """
+servers:
+  a: {model: m.gguf, env_credentials: {HF_TOKEN: hf, OTHER: none, UP: ../hf}}
+  b: {url: "http://x:1", api_key_credential: key}
+"""
+    )
+    assert place.load().problems == ()
+    loaded = place.load(CREDENTIALS_DIRECTORY=str(folder))
+    hint = "(add LoadCredential={0}:/etc/llamad/{0} to the unit and restart it)"
+    assert place.lines(loaded) == [
+        "3:61: servers.a.env_credentials.OTHER: the service has no credential 'none' " + hint.format("none"),
+        "3:71: servers.a.env_credentials.UP: the service has no credential '../hf' " + hint.format("../hf"),
+        "4:46: servers.b.api_key_credential: the service has no credential 'key' " + hint.format("key"),
+    ]
+    assert {one.kind for one in loaded.problems} == {ProblemKind.WORLD}
+
+
+def test_a_key_file_that_is_missing(place: Place) -> None:
+    loaded = place.load("servers: {a: {url: 'http://x:1', api_key_file: k}}")
+    assert place.lines(loaded) == ["1:48: servers.a.api_key_file: ~~/etc/k cannot be read"]
+
+
+def test_a_models_dir_that_is_no_folder(place: Place) -> None:
+    place.write("")
+    loaded = place.load("models_dir: llamad.yaml")
+    assert place.lines(loaded) == ["1:13: models_dir: ~~/etc/llamad.yaml: is not a folder"]
+    assert loaded.config is not None
