@@ -57,7 +57,7 @@ class Client(asyncio.Protocol):
         shared = self._shared
         self.deadline = shared.loop.time() + shared.limits.head_timeout
         full = len(shared.clients) >= shared.limits.connections
-        shared.clients.add(self)
+        shared.came(self)
         if full:
             self._refuse(MalformedError(503, "there are too many connections: close some, or try again later"))
 
@@ -80,7 +80,7 @@ class Client(asyncio.Protocol):
         self._abandon()  # who does not wait for an answer gets none, and no GPU works for it
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.clients.discard(self)
+        self._shared.left(self)
         self._abandon()
 
     def pause_writing(self) -> None:

@@ -16,6 +16,7 @@ from llamad.gateway.http1 import MAX_HEAD, Request, upstream_head
 from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Exchange, Headers, Lease, Refusal, Ticket, ToServer
 from llamad.gateway.upstream import Upstream
+from llamad.servers.board import Replica
 
 _JOINED = 64 << 10
 """Up to this size a body is copied behind its head, to be sent by one system call."""
@@ -113,10 +114,10 @@ class Relay:
 
     # --- a replica ---
 
-    def _ask(self) -> None:
+    def _ask(self, avoid: Replica | None = None) -> None:
         self._asked = self._shared.loop.time()
         outcome = self._shared.policy.admission.ask(
-            self._route.server, self._exchange.key, self._decided, retry=self._retried
+            self._route.server, self._exchange.key, self._decided, retry=self._retried, avoid=avoid
         )
         if isinstance(outcome, Refusal):
             self._decided(outcome)
@@ -272,6 +273,7 @@ class Relay:
 
     def _died(self, reason: str) -> None:
         """No byte of an answer was passed on, and this replica will give none: try once more, elsewhere or later."""
+        avoid = None if self._lease is None else self._lease.replica
         self._let_go()
         self._buffer = b""
         if self._retried:
@@ -279,7 +281,7 @@ class Relay:
         else:
             self._retried = True
             self._exchange.retries += 1
-            self._ask()
+            self._ask(avoid)
 
     def _broken(self, message: str) -> None:
         """The answer makes no sense."""

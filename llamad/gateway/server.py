@@ -1,22 +1,41 @@
-"""The gateway's own life: its connections, the one periodic sweep over them, and the end."""
+"""The gateway's own life: its listeners, the one periodic sweep over its connections, and the end."""
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
 from llamad.gateway.client import Client
+from llamad.gateway.listen import Listener
 from llamad.gateway.shared import Limits, Shared
 from llamad.gateway.types import Policy
+from llamad.host.address import Address
 
 SWEEP_SECONDS = 0.5
 STUCK_SECONDS = 15.0
 
 
 class GatewayServer:
-    """A block inside which connections are served: listeners give them in with `client`."""
+    """A block inside which the addresses given to `apply` are served.
 
-    def __init__(self, policy: Policy, limits: Limits) -> None:
+    `report` is called with one line, or None when all is well, whenever what cannot be listened on changes.
+    `inherited` are listening sockets that are there already, by address.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        limits: Limits,
+        *,
+        report: Callable[[str | None], None] = lambda _: None,
+        inherited: Mapping[Address, list[socket.socket]] | None = None,
+    ) -> None:
         self._shared = Shared(policy, limits)
+        self._report = report
+        self._inherited = dict(inherited or {})
+        self._listeners: dict[Address, Listener] = {}
         self._swept_at = self._shared.loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -27,17 +46,77 @@ class GatewayServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.apply(())
+        for sockets in self._inherited.values():
+            for sock in sockets:
+                sock.close()
         if self._timer is not None:
             self._timer.cancel()
         for client in tuple(self._shared.clients):
             client.drop()
-        self._shared.upstreams.close()
+        await self._shared.nobody.wait()
         await self._shared.tasks.close()
+        await self._shared.upstreams.close()
 
-    def client(self) -> Client:
+    @property
+    def sockets(self) -> Mapping[Address, list[socket.socket]]:
+        """What is listened on; for a successor that is to inherit it."""
+        return {address: listener.sockets for address, listener in self._listeners.items()}
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected."""
+        return len(self._shared.clients)
+
+    async def apply(self, addresses: Iterable[Address]) -> None:
+        """Listen on these addresses and no others; those that stay are not touched. What cannot be bound is tried
+        again, and reported meanwhile.
+        """
+        wanted = dict.fromkeys(addresses)
+        for address in [one for one in self._listeners if one not in wanted]:
+            self._listeners.pop(address).close()
+        for address in wanted:
+            if address not in self._listeners:
+                listener = self._listeners[address] = Listener(
+                    address, lambda: Client(self._shared), spawn=self._shared.tasks.spawn, changed=self._tell
+                )
+                await listener.open(self._inherited.pop(address, []))
+        self._tell()
+
+    def limit(self, limits: Limits) -> None:
+        """New limits, for requests that come from now on."""
+        self._shared.limits = limits
+
+    async def drain(self, timeout: float) -> bool:
+        """Take no more connections, let the requests that are there end, for `timeout` seconds at most; returns whether
+        all ended. What is left ends with the block.
+        """
+        await self.apply(())
+        shared = self._shared
+        shared.draining = True
+        for client in tuple(shared.clients):
+            client.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await shared.nobody.wait()
+        return not shared.clients
+
+    def stuck(self, now: float) -> str | None:
+        """Why the gateway makes no progress (the loop's clock), for the watchdog; None: it does."""
+        silent = now - self._swept_at
+        return (
+            f"the gateway has not looked after its connections for {silent:.0f} s" if silent > STUCK_SECONDS else None
+        )
+
+    def _client(self) -> Client:
         return Client(self._shared)
 
+    def _tell(self) -> None:
+        problems = [listener.problem for listener in self._listeners.values() if listener.problem is not None]
+        self._report("; ".join(problems) or None)
+
     def _sweep(self) -> None:
+        """End what has taken too long. One timer for all connections, instead of several for each request."""
         shared = self._shared
         now = self._swept_at = shared.loop.time()
         self._timer = shared.loop.call_later(SWEEP_SECONDS, self._sweep)

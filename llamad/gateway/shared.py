@@ -76,6 +76,20 @@ class Shared:
         self.tasks = Tasks()
         self.upstreams = Upstreams(self.tasks.spawn, self.loop.time)
         self.clients: set[Swept] = set()
+        self.nobody = asyncio.Event()
+        """Set while no client is connected."""
+        self.nobody.set()
         self.draining = False
         self.body_bytes = 0
         """Bytes of bodies that are being received."""
+
+    def came(self, client: Swept) -> None:
+        """A client is connected."""
+        self.clients.add(client)
+        self.nobody.clear()
+
+    def left(self, client: Swept) -> None:
+        """Its connection is closed."""
+        self.clients.discard(client)
+        if not self.clients:
+            self.nobody.set()

@@ -187,7 +187,9 @@ class Upstreams:
                 del self._pools[address]
                 self._last = None
 
-    def close(self) -> None:
-        """Close every connection."""
+    async def close(self) -> None:
+        """Close every connection, and wait for it."""
         for pool in self._pools.values():
             pool.close()
+        while any(pool.open for pool in self._pools.values()):
+            await asyncio.sleep(0)

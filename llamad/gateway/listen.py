@@ -1,0 +1,183 @@
+"""Listening sockets: bound, or inherited; what cannot be bound is tried again."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+from llamad.gateway.upstream import Spawn
+from llamad.host.address import Address, TcpAddress, UnixAddress
+
+FIRST_RETRY = 0.5
+LAST_RETRY = 10.0
+BACKLOG = 1024
+UNIX_MODE = 0o660
+
+logger = logging.getLogger(__name__)
+
+
+def bind(address: Address, resolved: Iterable[tuple[int, str]]) -> list[socket.socket]:
+    """Sockets that listen at `address`, non-blocking. `resolved` is what a TCP address's host stands for: families and
+    IP addresses. OSError where it cannot be; then nothing is left open.
+    """
+    if isinstance(address, UnixAddress):
+        return [_bind_unix(str(address.path))]
+    opened: list[socket.socket] = []
+    try:
+        for family, host in resolved:
+            opened.append(_bind_tcp(family, host, address))
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _bind_tcp(family: int, host: str, address: TcpAddress) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.settimeout(0)
+        sock.bind((host, address.port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """A socket file left behind by a process that ended is replaced, one that answers is not."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _abandoned(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        os.chmod(path, UNIX_MODE)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _abandoned(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _file(address: Address) -> tuple[int, int] | None:
+    """Which file a unix socket is now: a successor may have put its own there."""
+    if isinstance(address, UnixAddress):
+        with contextlib.suppress(OSError):
+            found = os.stat(address.path)
+            return found.st_dev, found.st_ino
+    return None
+
+
+def _why_not(error: OSError) -> str:
+    """Why an address cannot be listened on, for a person."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "something else listens there"
+        case errno.EACCES | errno.EPERM:
+            return "not allowed: a port below 1024 needs CAP_NET_BIND_SERVICE, a socket a writable folder"
+        case errno.EADDRNOTAVAIL:
+            return "this machine does not have that IP address (yet)"
+        case _:
+            return error.strerror or str(error)
+
+
+class Listener:
+    """One address of the configuration: listened on, or tried again with backoff. `problem` says why it is not."""
+
+    def __init__(
+        self, address: Address, serve: Callable[[], asyncio.Protocol], *, spawn: Spawn, changed: Callable[[], None]
+    ) -> None:
+        self._address = address
+        self._serve_one = serve
+        self._spawn = spawn
+        self._changed = changed
+        self._servers: list[asyncio.Server] = []
+        self._file: tuple[int, int] | None = None
+        """The unix socket that was made here."""
+        self._retrying: asyncio.Task[None] | None = None
+        self.problem: str | None = None
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What is listened on; they stay the listener's."""
+        return [sock for server in self._servers for sock in server.sockets]
+
+    async def open(self, inherited: list[socket.socket]) -> None:
+        """Listen on `inherited`, or bind; where that fails, go on trying."""
+        if inherited:
+            await self._serve(inherited)
+        elif not await self._try():
+            self._retrying = self._spawn(self._retry())
+
+    def close(self) -> None:
+        """Take no more connections here; those that are there stay."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+        if self._file is not None and self._file == _file(self._address):
+            os.unlink(str(self._address).removeprefix("unix:"))
+        for server in self._servers:
+            server.close()
+
+    async def _retry(self) -> None:
+        delay = FIRST_RETRY
+        while True:
+            await asyncio.sleep(delay)
+            if await self._try():
+                return
+            delay = min(delay * 2, LAST_RETRY)
+
+    async def _try(self) -> bool:
+        try:
+            await self._serve(bind(self._address, await self._resolve()))
+        except OSError as error:
+            problem = f"cannot listen on {self._address}: {_why_not(error)}"
+            if problem != self.problem:
+                logger.error("%s; trying again", problem, extra={"event": "listen-failed"})
+                self._say(problem)
+            return False
+        self._file = _file(self._address)
+        logger.info("listening on %s", self._address, extra={"event": "listening"})
+        self._say(None)
+        return True
+
+    async def _resolve(self) -> list[tuple[int, str]]:
+        if not isinstance(self._address, TcpAddress):
+            return []
+        found = await asyncio.get_running_loop().getaddrinfo(
+            self._address.host, self._address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return list(dict.fromkeys((family, str(where[0])) for family, _, _, _, where in found))
+
+    async def _serve(self, sockets: Iterable[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(self._serve_one, sock=sock))
+
+    def _say(self, problem: str | None) -> None:
+        self.problem = problem
+        self._changed()
