@@ -71,6 +71,7 @@ def typed(
             details = error.errors(include_url=False)
             problems += [_problem(node, path, one) for one in details]
             wrong = frozenset(str(one["loc"][0]) for one in details)
+            assert not wrong.isdisjoint(data), details  # else this would never end
             data = {key: value for key, value in data.items() if key not in wrong}
             bad |= wrong
 

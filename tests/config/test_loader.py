@@ -375,3 +375,12 @@ def test_a_problem_shows_its_place() -> None:
     assert loaded.files == ()
     assert [str(one) for one in loaded.problems] == ["/nowhere/x.yaml:1:1: cannot be read: No such file or directory"]
     assert isinstance(loaded.problems[0], Problem)
+
+
+def test_a_need_that_cannot_be_told_by_gpu_is_left_to_the_run(place: Place) -> None:
+    text = "gateway: {memory_budget: {0: 1G}}\nservers: {a: {model: m.gguf, gpus: all, memory: 6G}}"
+    assert server_of(place, text).memory == 6 << 30
+
+
+def test_empty_arguments_in_the_defaults(place: Place) -> None:
+    assert server_of(place, "defaults: {args: }\nservers: {a: {model: m.gguf, args: {c: 1}}}").args == {"c": 1}
