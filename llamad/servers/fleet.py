@@ -219,9 +219,11 @@ class Fleet:
 
     async def _run(self, member: Member) -> None:
         await member.run()
-        if self._members.get(member.name) is member:
+        while not member.leaving:  # the server was configured again while its last replica ended
+            await member.run()
+        if member.name not in self.configs:
             del self._members[member.name]
-            self.board.wake_waiters()
+        self.board.wake_waiters()
 
     def _want(self, server: str, **changes: object) -> None:
         will = self._wills[server] = replace(self._wills[server], **changes)  # type: ignore[arg-type]

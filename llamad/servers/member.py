@@ -67,7 +67,7 @@ class Member:
         self.traffic = Traffic(loop.time)
         self.busy = True
         self.blocked: Failure | None = None
-        self._leaving = False
+        self.leaving = False
         self._around = around
         self._board = around.board
         self._make_room = make_room
@@ -79,14 +79,14 @@ class Member:
 
     def want(self, target: Target) -> None:
         """From now on this is wanted."""
-        if target != self.target or self._leaving:
+        if target != self.target or self.leaving:
             self.target = target
-            self._leaving = False
+            self.leaving = False
             self._note_change()
 
     def leave(self) -> None:
         """The server is not configured any more: stop everything, and `run` returns."""
-        self._leaving = True
+        self.leaving = True
         self.target = replace(self.target, running=False)
         self._note_change()
 
@@ -109,7 +109,7 @@ class Member:
         """Follow the target until the server leaves. Cancelled, it stops every replica on its way out."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            while not (self._leaving and not self._posts and not self._changed.is_set()):
+            while not (self.leaving and not self._posts and not self._changed.is_set()):
                 await self._changed.wait()
                 self._changed.clear()
                 await self._converge(self.target)
