@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -272,9 +273,13 @@ def test_sigterm_ends_it_well_and_leaves_its_socket(engine: Engine) -> None:
 
 def test_a_sigterm_does_not_wait_for_requests(engine: Engine) -> None:
     with Server(engine, env={**engine.slow, "FAKE_CHUNK_DELAY": "10"}) as one:
-        events = one.events("/v1/chat/completions", {**CHAT, "stream": True, "max_tokens": 500})
+        # whoever waits for the next token is told at the next ping of the stream; the default of 30 s is a known wait
+        body = {**CHAT, "stream": True, "max_tokens": 900, "sse_ping_interval": 1}
+        events = one.events("/v1/chat/completions", body)
         next(events)
+        began = time.monotonic()
         assert one.end() == 0
+        assert time.monotonic() - began < 20
         events.close()  # type: ignore[attr-defined]
 
 
