@@ -117,9 +117,10 @@ def _service_fault(path: Path, reader: Reader) -> tuple[str, str] | None:
         return f"{path} can be read by root, but not by the service", hint
     blocked = _blocked(path, reader.service_user)
     if blocked:
+        verb = "read" if blocked == path else "enter"
         return (
             f"{path} can be read by root, but not by {reader.service_user}",
-            f"it may not read {blocked}: see its mode",
+            f"it may not {verb} {blocked}: see its mode",
         )
     return None
 

@@ -39,7 +39,7 @@ def test_a_value_as_a_message_shows_it(text: str, words: str) -> None:
 
 def test_a_wrong_key_has_its_default_and_the_others_their_value() -> None:
     result = typed(QueueConfig, tree("{size: many, timeout: 5s}"), ("s",))
-    assert (result.value, result.bad) == (QueueConfig(timeout=5), {"size"})
+    assert (result.value, result.bad) == (QueueConfig(timeout=5), frozenset({"size"}))
 
 
 def test_what_is_given_is_no_key() -> None:

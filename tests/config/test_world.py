@@ -1,5 +1,8 @@
 import os
 import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,23 +66,19 @@ def test_a_disk_that_fails(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found == (f"{place.dirs.models}/m.gguf cannot be read: Input/output error", None)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 def test_a_model_without_permission(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
     model = place.dirs.models / "m.gguf"
+    me = pwd.getpwuid(os.geteuid()).pw_name
     monkeypatch.setattr(os, "open", refuse)
     message = f"{model} cannot be read: permission denied"
-    assert world._model_fault(model, world.Reader({})) == (
-        message,
-        "the user root needs to read it and to enter its folders",
-    )
+    hint = f"the user {me} needs to read it and to enter its folders"
+    assert world._model_fault(model, world.Reader({})) == (message, hint)
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
-    assert world._model_fault(model, world.Reader({})) == (
-        message,
-        "the user with id 4000000 needs to read it and to enter its folders",
-    )
+    hint = "the user with id 4000000 needs to read it and to enter its folders"
+    assert world._model_fault(model, world.Reader({})) == (message, hint)
 
 
 def test_what_the_sandbox_hides_is_named_in_the_service(place: Place) -> None:
@@ -101,24 +100,35 @@ def test_what_root_reads_and_the_sandboxed_service_does_not(place: Place, monkey
     assert said(place, model) == []
 
 
-def test_what_root_reads_and_the_services_user_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def open_place() -> Iterator[Place]:
+    """A place whose folders everybody may enter, which pytest's own are not."""
+    root = Path(tempfile.mkdtemp(dir="/tmp"))
+    root.chmod(0o755)
+    yield a_place(root)
+    shutil.rmtree(root)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_what_root_reads_and_the_services_user_does_not(open_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "HIDDEN_BY_SANDBOX", {})
-    model = place.dirs.models / "m.gguf"
+    models = open_place.dirs.models
+    model = models / "m.gguf"
     nobody = pwd.getpwnam(NOBODY)
-    model.chmod(0o600)
-    for folder in (place.root, *place.root.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp/pytest-of-root"):
-            folder.chmod(0o755)
     words = f"{model} can be read by root, but not by {NOBODY}"
-    assert said(place, model, service_user=NOBODY) == [f"{words} (it may not read {model}: see its mode)"]
+    for folder in (models, *models.parents):
+        if folder.is_relative_to(open_place.root):
+            folder.chmod(0o755)
+    model.chmod(0o600)
+    assert said(open_place, model, service_user=NOBODY) == [f"{words} (it may not read {model}: see its mode)"]
     os.chown(model, nobody.pw_uid, -1)
-    assert said(place, model, service_user=NOBODY) == []
+    assert said(open_place, model, service_user=NOBODY) == []
     os.chown(model, 0, nobody.pw_gid)
     model.chmod(0o640)
-    assert said(place, model, service_user=NOBODY) == []
-    place.dirs.models.chmod(0o700)
-    assert said(place, model, service_user=NOBODY) == [f"{words} (it may not read {place.dirs.models}: see its mode)"]
-    assert said(place, model, service_user="no-such-user-here") == []
+    assert said(open_place, model, service_user=NOBODY) == []
+    models.chmod(0o700)
+    assert said(open_place, model, service_user=NOBODY) == [f"{words} (it may not enter {models}: see its mode)"]
+    assert said(open_place, model, service_user="no-such-user-here") == []
 
 
 def test_credentials(place: Place) -> None:
