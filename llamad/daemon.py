@@ -248,7 +248,7 @@ class Daemon:
                 for line in wrong:
                     log.error("%s", line, extra={"event": "config-problem"})
                 log.error("the configuration is broken: the last accepted one goes on", extra={"event": "config-kept"})
-                return kept, kept.config, "; ".join(wrong)
+                return kept, kept.config, "\n".join(wrong)
         raise ConfigError(f"{self._file} is not accepted", hint="nothing was started", problems=wrong)
 
     async def _take_over(self, loaded: Loaded, config: Config) -> None:
@@ -297,7 +297,10 @@ class Daemon:
         return self._notifier.reloading() if self._reporter.is_ready else nullcontext()
 
     def _notices(self) -> list[str]:
-        return [f"configuration refused: {self._reloader.error}"] if self._reloader.error else []
+        if self._reloader.error is None:
+            return []
+        first, *more = self._reloader.error.splitlines()
+        return [f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else "")]
 
     def _begin_upgrade(self) -> None:
         """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""

@@ -115,7 +115,7 @@ class Reloader:
         try:
             loaded, config, _ = await self._read()
         except ConfigError as error:
-            self.error = "; ".join(error.problems) or error.message
+            self.error = "\n".join(error.problems) or error.message
             for line in error.problems:
                 log.error("%s", line, extra={"event": "config-problem"})
             log.error("reload refused, nothing was changed: %s", error.message, extra={"event": "reload-refused"})
