@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,12 @@ from tests.builders import fake_binary
 @pytest.fixture(autouse=True)
 def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Temporary files go to a folder that is empty again afterwards, and the signals are as they were."""
-    place = tmp_path / "t"
-    place.mkdir()
+    assert tmp_path.exists()  # before the place of temporary files changes
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for unix sockets
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    monkeypatch.setattr(module, "_LONGEST_FOLDER", 200)
     before = {number: signal.getsignal(number) for number in module._ENDS}
     yield
-    assert list(place.iterdir()) == []
+    place.rmdir()
     assert {number: signal.getsignal(number) for number in module._ENDS} == before
 
 
@@ -89,9 +89,10 @@ def test_it_invites_and_ends_with_0_when_told(
 def test_interrupted_before_it_is_ready_it_says_so_by_its_status(path: Path, tmp_path: Path) -> None:
     fake_binary(path, load_file=tmp_path / "never", starts=tmp_path / "starts")
     ended = threading.Event()
+    starts = tmp_path / "starts"
 
     def end_once_it_loads() -> None:
-        while not (tmp_path / "starts").exists() and not ended.wait(0.01):
+        while not (starts.exists() and "--model" in starts.read_text()) and not ended.wait(0.01):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -176,7 +177,6 @@ def test_without_its_model_it_names_the_command(path: Path, monkeypatch: pytest.
 
 def test_a_long_temporary_folder_is_not_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 80)))
-    monkeypatch.setattr(module, "_LONGEST_FOLDER", 60)
     with module._folder() as folder:
         assert folder.parent == Path("/tmp")
         assert folder.stat().st_mode & 0o777 == 0o700
