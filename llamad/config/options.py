@@ -108,9 +108,7 @@ def _locate(name: str, environ: Mapping[str, str]) -> _File:
 
 
 def _ask(path: Path, environ: Mapping[str, str]) -> str:
-    """What `path --help` prints to stdout. No GPU is shown to it: the help does not depend on them, and starting CUDA
-    takes a second and memory of the GPU.
-    """
+    """What `path --help` prints to stdout. No CUDA device is shown to it: a question should not wake a GPU."""
     env = {key: environ[key] for key in _PASSED_ON if key in environ} | {
         "LC_ALL": "C.UTF-8",
         "CUDA_VISIBLE_DEVICES": "",
