@@ -13,7 +13,7 @@ def inspect(config: ServerConfig, launch: Launch) -> Failure | None:
     """Why a start is pointless, or None. It reads the disk: call it in a thread."""
     if not os.access(launch.binary, os.X_OK):
         there = "is not executable" if launch.binary.exists() else "is not there"
-        return _permanent("program-missing", f"{launch.binary} {there}", "install llama.cpp, or set llama_server:")
+        return _permanent("binary-missing", f"{launch.binary} {there}", "install llama.cpp, or set llama_server:")
     return None if config.model is None else _inspect_model(config.model)
 
 

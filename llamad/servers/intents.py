@@ -34,8 +34,8 @@ def _launch(server: ServerConfig, index: int, loaded: Loaded) -> Launch | Failur
     if binary is None:
         for problem in problems:
             if problem.path.endswith("llama_server"):
-                return _failure("program-missing", problem)
-        return Failure("program-missing", f"{server.llama_server} is not usable", permanent=True)
+                return _failure("binary-missing", problem)
+        return Failure("binary-missing", f"{server.llama_server} is not usable", permanent=True)
     return build_launch(server, index, binary)
 
 
