@@ -51,8 +51,7 @@ class LocalAnswers:
                 return Local(self._all_metrics) if _asks_servers(query) else self._own_metrics()
             case Place.MODELS:
                 return Local(self._models)
-            case Place.MODEL:
-                return Local(lambda: self._model(here.server))
+        return Local(lambda: self._model(here.server))
 
     def _ready(self) -> Answer:
         """200 when every always-on server that should run has a ready replica, 503 with the reasons otherwise. One

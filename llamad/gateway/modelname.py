@@ -7,6 +7,10 @@ import json
 import re
 from urllib.parse import parse_qsl
 
+from llamad.gateway import largejson
+
+LARGE = 64 << 10
+"""Bytes from which on a body is not read as a whole."""
 MAX_PARTS = 64
 MAX_PART_HEAD = 8 << 10
 MAX_NAME = 1 << 10
@@ -22,22 +26,46 @@ class UnreadableError(Exception):
 def in_json(body: bytes) -> str | None:
     """`model` of a JSON object. Of two the last counts, as in nlohmann/json, which llama-server reads with."""
     try:
-        document = json.loads(body.decode())
+        name = _whole(body) if len(body) <= LARGE else _skimmed(body)
     except UnicodeDecodeError as error:
         raise UnreadableError(f"the body is not UTF-8 (byte {error.start}): send JSON in UTF-8") from None
+    if name is None or isinstance(name, str):
+        return name
+    shown = name.decode(errors="replace") if isinstance(name, bytes) else json.dumps(name)
+    raise UnreadableError(f"'model' is {shown[:50]}: it has to be a string")
+
+
+def _whole(body: bytes) -> object:
+    """`model` of a body that is worth reading as a whole."""
+    try:
+        document = json.loads(body.decode())
     except json.JSONDecodeError as error:
-        what = "is empty" if not body.strip() else f"is not JSON: {error}"
-        raise UnreadableError(f'the body {what}; send an object such as {{"model": "NAME", ...}}') from None
-    except ValueError:
-        raise UnreadableError("the body has a number with too many digits") from None
+        raise UnreadableError(_not_json("is empty" if not body.strip() else f"is not JSON: {error}")) from None
     except RecursionError:
         raise UnreadableError("the body is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise
+    except ValueError:
+        raise UnreadableError("the body has a number with too many digits") from None
     if type(document) is not dict:
-        raise UnreadableError('the body is JSON, but no object: send one such as {"model": "NAME", ...}')
-    name = document.get("model")
-    if name is None or type(name) is str:
-        return name
-    raise UnreadableError(f"'model' is {json.dumps(name)[:50]}: it has to be a string")
+        raise UnreadableError(_not_json("is JSON, but no object"))
+    return document.get("model")
+
+
+def _skimmed(body: bytes) -> object:
+    """`model` of a large body."""
+    body.decode()
+    try:
+        return largejson.model_of(body)
+    except largejson.NotJsonError as error:
+        raise UnreadableError(_not_json(f"is no JSON object: {error}")) from None
+    except largejson.TooManyError:
+        many = "the body has too many lists and objects to look for its model"
+        raise UnreadableError(f"{many}: ask for /servers/NAME/... instead, which does not look") from None
+
+
+def _not_json(what: str) -> str:
+    return f'the body {what}; send an object such as {{"model": "NAME", ...}}'
 
 
 def in_form(body: bytes, content_type: str) -> str | None:

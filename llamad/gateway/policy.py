@@ -151,7 +151,7 @@ class Policy:
             try:
                 key = self._external_key(config) if config.external else None
             except LlamadError as error:
-                log.error("%s is asked without its key: %s", name, error, extra={"server": name, "event": "no-key"})  # noqa: TRY400 - an operator's error, no bug
+                log.error("%s is asked without its key: %s", name, error, extra={"server": name, "event": "no-key"})
                 continue
             if key is not None:
                 out[name] = key

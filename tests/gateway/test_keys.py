@@ -125,9 +125,10 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         ({"x_api_key": "sk-bob"}, "bob"),
         ({"x_api_key": "no"}, None),
         ({"authorization": "Bearer none", "x_api_key": "sk-bob"}, "bob"),
+        ({"accept": "*/*", "x_api_key": "sk-bob"}, "bob"),
         ({"x_api_key": "dummy", "authorization": "Bearer sk-bob", "accept": "*/*"}, "bob"),
     ],
 )
 def test_who_asks(headers: dict[str, str], who: str | None) -> None:
     keys, _ = parse_keys(GOOD, FILE)
-    assert keys.who(a_head(**headers)) == who  # type: ignore[arg-type]
+    assert keys.who(a_head(**headers)) == who
