@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamad.demo import demo as module
+from llamad.demo.ask import Answer
 from llamad.demo.child import Daemon
 from llamad.demo.demo import demo
 from llamad.errors import LlamadError
@@ -145,8 +146,9 @@ def test_an_answer_that_is_refused_is_a_failure(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_an_empty_answer_is_none(path: Path) -> None:
-    fake_binary(path, chunks=0)
+def test_an_empty_answer_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_binary(path)
+    monkeypatch.setattr(module, "ask", lambda *_, **__: Answer("", None, None))
     with pytest.raises(LlamadError, match=r"^the answer was empty"):
         demo(once=True)
 

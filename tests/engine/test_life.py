@@ -108,8 +108,9 @@ def test_an_option_the_engine_does_not_know_refuses_a_reload(start: Start, model
 def test_what_the_server_serves_is_asked_of_it(start: Start, model: Path) -> None:
     llamad = start({"a": {"model": str(model)}})
     llamad.until("a", is_ready)
-    document = llamad.client.get("models")
-    assert "a" in str(document["servers"])
+    (served,) = llamad.client.get("models")["served"]
+    assert (served["server"], served["source"], served["path"]) == ("a", "server", str(model))
+    assert served["context"] == 2048
 
 
 def test_ending_llamad_ends_its_servers(start: Start, model: Path) -> None:
