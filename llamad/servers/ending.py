@@ -53,8 +53,8 @@ class Ending:
         if self._state in (State.READY, State.UNRESPONSIVE):
             self._move(State.DRAINING)
             await self._drain(policy.drain_timeout)
+        self._stopping()  # also where it has just ended by itself: from here on it is one that was to go
         if not self._child.ended.done():
-            self._stopping()
             self._child.terminate()
             await asyncio.wait((self._child.ended,), timeout=policy.term_timeout)
 
@@ -115,6 +115,8 @@ class Ending:
         return cancelled
 
     def _tidy(self) -> None:
+        if self._child.ended.done():
+            self._board.update(self._key, last_exit=str(self._child.ended.result()))
         self._child.close()
         if isinstance(self._running.address, UnixAddress):
             with suppress(OSError):

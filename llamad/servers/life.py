@@ -86,7 +86,9 @@ class Life:
         deadline = LoadDeadline(self._config().health.load_stall_timeout, moved_at=began)
         figures_at = began
         while not (failure := self._over()):
-            self._beat.expect(SLACK)
+            health = self._config().health
+            deadline.stall_timeout = health.load_stall_timeout
+            self._beat.expect(health.timeout + SLACK)
             if await self._ask_ready():
                 return None
             now = self._loop.time()
@@ -171,7 +173,6 @@ class Life:
         if self._child.ended.done():
             ended = self._child.ended.result()
             self._listener.finish()
-            self._board.update(self._key, last_exit=str(ended))
             return diagnose(
                 ended,
                 tuple(self._listener.last_lines),
