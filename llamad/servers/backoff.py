@@ -29,7 +29,7 @@ def next_retry(policy: RestartPolicy, failures: int, failure: Failure, *, chance
         return Retry(policy.retry_failed_every, given_up=True)
     delay = policy.initial_delay
     for _ in range(failures - 1):
-        if delay >= policy.max_delay or policy.factor == 1:
+        if delay >= policy.max_delay or policy.factor == 1 or not delay:
             break  # a loop and not a power: 2.0**2000 overflows
         delay *= policy.factor
     return Retry(min(delay, policy.max_delay) * (1 + policy.jitter * (2 * chance - 1)), given_up=False)

@@ -38,7 +38,7 @@ class ExternalWatcher:
                 while True:
                     liveness.policy = self._config.health
                     beat.expect(2 * liveness.policy.timeout + liveness.policy.interval + SLACK)
-                    await self._look(liveness)
+                    await self._look_safely(liveness)
                     self._woken.clear()
                     await self._sleep(next_look(liveness.policy, liveness.silent))
         finally:
@@ -66,6 +66,15 @@ class ExternalWatcher:
                 await self._woken.wait()
         except TimeoutError:
             return
+
+    async def _look_safely(self, liveness: Liveness) -> None:
+        """The last resort of this watcher: a bug of ours costs this look and no other server."""
+        try:
+            await self._look(liveness)
+        except Exception as error:
+            log.exception("a bug in llamad", extra={"server": self.key.server, "event": "bug"})
+            why = f"a bug in llamad: {error!r}"
+            self._silent(liveness, Failure("internal-error", why, "please report it with the log"))
 
     async def _look(self, liveness: Liveness) -> None:
         try:

@@ -12,6 +12,8 @@ from llamad.config.model import HealthPolicy
 
 FASTEST_POLL = 0.01
 SLOWEST_POLL = 0.25
+_TOO_LARGE = 1 << 63
+"""JSON has integers of any length; arithmetic with floats has not."""
 _GROWTH_BYTES = 1 << 20
 """Less than this is noise and no progress."""
 
@@ -83,13 +85,16 @@ def _decoded(entry: Mapping[str, Any]) -> int:
 
 
 def _number(value: Any, default: int = 0) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    usable = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
+    return value if usable else default
 
 
 class Verdict(Enum):
     """What one look at a server says."""
 
     WELL = "well"
+    UNSURE = "unsure"
+    """One missed look proves nothing: it stays what it is."""
     SUSPECT = "suspect"
     """Gets no new requests until it is well again."""
     HUNG = "hung"
@@ -111,9 +116,9 @@ class Liveness:
     def silence(self, now: float) -> Verdict:
         """It did not answer."""
         self.silent += 1
-        if now - self.well_at >= self.policy.hang_timeout:
+        if self.silent > 1 and now - self.well_at >= self.policy.hang_timeout:
             return Verdict.HUNG
-        return Verdict.SUSPECT if self.silent >= self.policy.failures else Verdict.WELL
+        return Verdict.SUSPECT if self.silent >= self.policy.failures else Verdict.UNSURE
 
     def answer(self, now: float, slots: tuple[Slot, ...] | None) -> Verdict:
         """It answered; None when it shows no slots, and then an answer is all there is."""

@@ -32,7 +32,7 @@ class ProbeAnswer:
         """The body as JSON, or None where it is not."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):  # the parser gives up on deep nesting
             return None
 
 
