@@ -70,7 +70,7 @@ class Around:
     """The text of a systemd credential by its name; LlamadError where it is not there."""
     external_key: Callable[[ServerConfig], str | None]
     """The API key for an external server; LlamadError where it cannot be read."""
-    inspect: Callable[[ServerConfig, Launch], Failure | None]
+    inspect: Callable[[Launch], Failure | None]
     """Looks at model and binary before a start; runs in a thread."""
     memory_free: Callable[[Device], int | None]
     """Free bytes of a GPU by its index, or of the `host`; None where that cannot be told."""

@@ -3,18 +3,17 @@
 import os
 from pathlib import Path
 
-from llamad.config.model import ServerConfig
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 from llamad.servers.gguf import GgufError, read_header
 
 
-def inspect(config: ServerConfig, launch: Launch) -> Failure | None:
+def inspect(launch: Launch) -> Failure | None:
     """Why a start is pointless, or None. It reads the disk: call it in a thread."""
     if not os.access(launch.binary, os.X_OK):
         there = "is not executable" if launch.binary.exists() else "is not there"
         return _permanent("binary-missing", f"{launch.binary} {there}", "install llama.cpp, or set llama_server:")
-    return None if config.model is None else _inspect_model(config.model)
+    return None if launch.model is None else _inspect_model(launch.model)
 
 
 def _inspect_model(model: Path) -> Failure | None:

@@ -121,5 +121,7 @@ def _record(entry: dict[str, Any]) -> Record:
         value = getattr(record, name)
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
+    if record.pid < 1:  # to the kernel, a group of processes or all of them
+        raise ValueError(f"pid is {record.pid}")
     parse_address(record.address)
     return record

@@ -5,8 +5,10 @@ import errno
 import itertools
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
@@ -20,6 +22,18 @@ FileMarks = tuple[Mark, ...]
 """Device, inode, size and mtime of the model and of the program; None for one that is not there."""
 
 _launch_numbers = itertools.count(1)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+async def aside(look: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Look at something slow in a thread; here and now where the limit of processes allows no further thread, so that
+    it is the start that fails by that limit, and not the look.
+    """
+    try:
+        return await asyncio.to_thread(look, *args, **kwargs)
+    except RuntimeError:  # can't start new thread
+        return look(*args, **kwargs)
 
 
 class CannotStartError(Exception):
@@ -53,7 +67,7 @@ class Prepared:
 
 async def file_marks(config: ServerConfig, around: Around) -> FileMarks:
     """What the model and the program look like now; a thread looks, since a network disk may take its time."""
-    return await asyncio.to_thread(_marks, config, around.environ.get("PATH"))
+    return await aside(_marks, config, around.environ.get("PATH"))
 
 
 def _marks(config: ServerConfig, path: str | None) -> FileMarks:
@@ -72,9 +86,9 @@ def mark(path: Path | None) -> Mark:
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
-async def prepare(key: ReplicaKey, config: ServerConfig, launch: Launch, around: Around) -> Prepared:
+async def prepare(key: ReplicaKey, launch: Launch, around: Around) -> Prepared:
     """Look at the world before a start; CannotStartError names what is missing."""
-    failure = await asyncio.to_thread(around.inspect, config, launch)
+    failure = await aside(around.inspect, launch)
     if failure is not None:
         raise CannotStartError(failure)
     try:

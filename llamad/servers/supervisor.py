@@ -118,17 +118,17 @@ class Supervisor:
         return failure, life.ready_for
 
     async def _start(self) -> starting.Running:
-        now = self._loop.time()
         if self._adopted is not None:
             running, self._adopted = self._adopted, None
             self._move(State.STARTING, restarts=running.restarts, started_at=running.started_at)
         else:
             restarts = self._view.restarts + (self._view.started_at is not None)
-            self._beat.expect(SLACK)
+            self._beat.expect(None)  # a disk that hangs is no reason to end all the others
             self._marks = await starting.file_marks(self._config, self._around)
             if isinstance(self.launch, Failure):
                 raise starting.CannotStartError(self.launch)
-            prepared = await starting.prepare(self.key, self._config, self.launch, self._around)
+            prepared = await starting.prepare(self.key, self.launch, self._around)
+            now = self._loop.time()
             self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)
             running = starting.start(prepared, self._around, started_at=now, restarts=restarts)
         self._board.update(self.key, pid=running.child.pid, address=running.address)
@@ -174,10 +174,11 @@ class Supervisor:
             except TimeoutError:
                 if left <= FILE_POLL:
                     return False
+            self._beat.expect(None)
             marks = await starting.file_marks(self._config, self._around)
-            if (
-                marks != self._marks and marks == changed
-            ):  # it changed and now keeps still: a copy that goes on is no reason
+            if not self._marks:  # it was taken over: what it was started from is not known
+                self._marks = marks
+            if marks != self._marks and marks == changed:  # it keeps still again: a copy that goes on is no reason
                 self._marks = marks
                 if isinstance(self.launch, Launch):
                     tell(
