@@ -1,6 +1,8 @@
 """Questions to servers and their programs that only a person asks: what is served, which devices are seen."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,19 +68,27 @@ async def _list_devices(program: Path) -> list[str]:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            process_group=0,
         )
     except OSError as error:
         return [f"cannot be run: {error.strerror}"]
     assert child.stdout is not None
     try:
         async with asyncio.timeout(LIST_TIMEOUT):
-            text = await child.stdout.read(MAX_LIST)
-            await child.wait()
+            text = await _read(child.stdout)
     except TimeoutError:
         return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
     finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        with suppress(ProcessLookupError):  # it and what it started: asyncio waits for whoever holds the pipe
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
     lines = text.decode(errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("Available devices")]
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    """All of it, up to the bound."""
+    text = b""
+    while len(text) < MAX_LIST and (more := await stream.read(MAX_LIST - len(text))):
+        text += more
+    return text
