@@ -19,8 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("lab") is None:
             continue
-        suite = next((suite for suite in SUITES if f"[{suite}" in item.name), "forky")
-        item.add_marker(pytest.mark.xdist_group(suite))
+        callspec = getattr(item, "callspec", None)
+        item.add_marker(pytest.mark.xdist_group(callspec.params.get("suite", "forky") if callspec else "forky"))
 
 
 @pytest.fixture(scope="session")

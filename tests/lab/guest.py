@@ -15,6 +15,7 @@ from tests.lab.roots import RECIPES, REPOSITORY, root_of, wheels
 
 SERVICE = "llamad.service"
 FAKE = "/usr/local/bin/fake-llama-server"
+FAKE_HOME = "/usr/local/lib/lab/tests"
 FAKE_MODEL = "/srv/models/tiny.gguf"
 REAL_MODEL = "/srv/real/SmolLM2-135M-Instruct.Q4_1.gguf"
 CLIENT = "/usr/local/lib/lab/client.py"
@@ -33,6 +34,11 @@ class Guest:
         self.suite = suite
         self.systemd = RECIPES[suite].systemd
         self._cursor = ""
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether Debian's llama-server and the demo's model are there."""
+        return self.suite == "forky" and real_model() is not None
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """What a command inside prints. Raises GuestError when it fails, unless `check` is false."""
@@ -184,13 +190,20 @@ def real_server(**more: object) -> Document:
     return {"model": REAL_MODEL, "args": {"ctx_size": 1024, "parallel": 2, "threads": 2}, **more}
 
 
+def any_server(guest: Guest, **more: object) -> Document:
+    """A server of the configuration: the real one where the suite has it, else the fake."""
+    return real_server(**more) if guest.has_engine else fake_server(**more)
+
+
 @contextlib.contextmanager
 def bare_guest(suite: str) -> Iterator[Guest]:
     """A booted machine without llamad, with the fake server, models and the lab's client on it."""
     model = real_model()
     options = [f"--bind-ro={model.parent}:/srv/real"] if model and suite == "forky" else []
     with boot(root_of(suite), *options) as machine:
-        machine.write(FAKE, (REPOSITORY / "tests/fake_llama.py").read_text(), 0o755)
+        machine.write(FAKE, f'#!/bin/sh\nexec python3 -I -S {FAKE_HOME}/fake_llama.py "$@"\n', 0o755)
+        for source in (REPOSITORY / "tests/fake_llama.py", *(REPOSITORY / "tests/fakes").glob("*.*")):
+            machine.copy(source, f"{FAKE_HOME}/{source.relative_to(REPOSITORY / 'tests')}")
         machine.write(FAKE_MODEL, b"GGUF\x03\0\0\0" + bytes(16))
         machine.write(CLIENT, Path(__file__).with_name("client.py").read_text())
         yield Guest(machine, suite)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 BOOT = Path(__file__).with_name("boot.sh")
+END = Path(__file__).with_name("end.sh")
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
 BOOT_LIMIT = 30.0
 
@@ -36,9 +37,8 @@ def missing() -> str | None:
 class Machine:
     """A running container. Built by `boot`, which also ends it."""
 
-    def __init__(self, cgroup: Path, process: subprocess.Popen[bytes], console: Path) -> None:
+    def __init__(self, cgroup: Path, console: Path) -> None:
         self.cgroup = cgroup
-        self._process = process
         self._console = console
         self._leader: int | None = None
 
@@ -127,28 +127,33 @@ def boot(root: Path, *options: str) -> Iterator[Machine]:
     """
     mount = _cgroup_mount()
     assert mount is not None, "ask `missing` first"
-    _sweep(mount)
     name = f"llamad-lab-{os.getpid()}-{next(_numbers)}"
-    with tempfile.TemporaryDirectory(prefix="llamad-lab-") as folder:
-        here, console = Path(folder, "mount"), Path(folder, "console")
-        here.mkdir()
-        cgroup = mount / name
-        cgroup.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    here, console, cgroup = folder / "mount", folder / "console", mount / name
+    here.mkdir()
+    cgroup.mkdir()
+    with _ended(cgroup, folder), console.open("wb") as output:
+        process = subprocess.Popen(
+            ["sh", BOOT, cgroup, here, root, name, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
         try:
-            with console.open("wb") as output:
-                process = subprocess.Popen(
-                    # Should the tests be killed, nspawn goes too, and with it the container.
-                    ["setpriv", "--pdeathsig=KILL", "sh", BOOT, cgroup, here, root, name, *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                )
-            machine = Machine(cgroup, process, console)
+            machine = Machine(cgroup, console)
             _wait_until_up(machine, process)
             yield machine
         finally:
-            _end(cgroup)
+            (cgroup / "cgroup.kill").write_text("1")
             process.wait(10)
+
+
+@contextlib.contextmanager
+def _ended(cgroup: Path, folder: Path) -> Iterator[None]:
+    """After the block nothing is left of the container; nor is it when the tests themselves are killed: the one who
+    clears up waits for the end of a pipe that this process holds.
+    """
+    with subprocess.Popen(["sh", END, cgroup, folder], stdin=subprocess.PIPE, start_new_session=True) as end:
+        yield
+        end.communicate(timeout=20)
+        assert end.returncode == 0, f"{cgroup} or {folder} is left"
 
 
 def until(condition: Callable[[], object], what: str, *, limit: float = 20, every: float = 0.05) -> None:
@@ -183,21 +188,3 @@ def _cgroup_mount() -> Path | None:
         if kind == "cgroup2":
             return Path(where)
     return None
-
-
-def _end(cgroup: Path) -> None:
-    """Kill every process of a group and remove it."""
-    (cgroup / "cgroup.kill").write_text("1")
-    until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), f"{cgroup} is empty", limit=10, every=0.01)
-    for folder, _, _ in os.walk(cgroup, topdown=False):
-        Path(folder).rmdir()
-
-
-def _sweep(mount: Path) -> None:
-    """Remove what a test run that was killed left behind."""
-    for group in mount.glob("llamad-lab-*-*"):
-        owner = int(group.name.split("-")[2])
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            _end(group)
