@@ -20,15 +20,16 @@ from llamad.servers.leftovers import Adopted
 from llamad.servers.member import Member, Target
 from llamad.servers.output import Output
 from llamad.servers.plan import Action, Intent, Plan, diff
-from llamad.servers.residency import Device, Resident, needs, room_for
+from llamad.servers.residency import Device
+from llamad.servers.room import Room
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
 
 log = logging.getLogger(__name__)
 IDLE_CHECK = 0.5
 """Seconds between two looks for on-demand servers that were idle for long enough."""
-MEMORY_WAIT = 10.0
-"""Seconds that memory of an ended server may take to become free (VRAM: 0.5 to 1.5 s were seen)."""
+PATIENCE = 60.0
+"""Seconds after which an on-demand server that waits for room, and that nobody waits for any more, gives it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,8 @@ class Fleet:
         self._intents: Mapping[str, Intent] = {}
         self._adopted: dict[str, dict[int, Adopted]] = {}
         self._stack = AsyncExitStack()
-        self._room = asyncio.Lock()
+        self._room = Room(around, self._members, lambda name: self._want(name, order=None, demand=False))
         self.configs: Mapping[str, ServerConfig] = {}
-        self.budget: Mapping[Device, int] = {}
 
     @property
     def board(self) -> Board:
@@ -92,7 +92,7 @@ class Fleet:
         plan = diff(self._intents, wanted)
         self._intents = dict(wanted)
         self.configs = {name: intent.config for name, intent in wanted.items()}
-        self.budget = budget or {}
+        self._room.budget = budget or {}
         for step in plan:
             if step.action is Action.STOP:
                 self._wills.pop(step.server, None)
@@ -134,6 +134,7 @@ class Fleet:
     def start(self, server: str) -> None:
         """An operator wants it running; one that waits to start again starts now. UnknownServerError."""
         member = self._member(server)
+        member.traffic.last_used = asyncio.get_running_loop().time()
         self._want(server, order="start" if self.configs[server].start == "manual" else None, demand=True)
         member.wake()
 
@@ -160,12 +161,11 @@ class Fleet:
             )
         member.traffic.last_used = asyncio.get_running_loop().time()
         if not will.running:
-            member.blocked = None
             self._want(server, demand=True)
         await self.board.wait_for(lambda: self._decided(member))
         if self._members.get(server) is not member:
             raise UnknownServerError(server, tuple(self.configs))
-        if failure := member.blocked or self._down(server):
+        if failure := self._down(server):
             after = self._retry_after(server)
             raise ServerDownError(
                 f"{server}: {failure.message}", cause=failure.cause, hint=failure.hint, retry_after=after
@@ -213,7 +213,7 @@ class Fleet:
             member.want(target)
             member.wake()
             return
-        member = Member(server, target, around=self._around, make_room=self._make_room, adopted=adopted)
+        member = Member(server, target, around=self._around, make_room=self._room.make, adopted=adopted)
         self._members[server] = member
         self._group.create_task(self._run(member), name=f"member {server}")
 
@@ -230,10 +230,9 @@ class Fleet:
         self._members[server].want(Target(self._intents[server], will.running, will.restarts))
 
     def _decided(self, member: Member) -> bool:
-        if self._members.get(member.name) is not member or member.blocked is not None:
-            return True
         states = [view.state for view in self.board.of(member.name)]
-        if State.READY in states:
+        gone = self._members.get(member.name) is not member
+        if gone or member.blocked is not None or State.READY in states:
             return True
         if member.busy or len(states) < member.posted:
             return False
@@ -244,7 +243,7 @@ class Fleet:
         if any(view.state is State.READY for view in views):
             return None
         errors = [view.last_error for view in views if view.last_error is not None]
-        return errors[0] if errors else Failure("stopped", "it was stopped")
+        return self._members[server].blocked or (errors[0] if errors else Failure("stopped", "it was stopped"))
 
     def _retry_after(self, server: str) -> float | None:
         now = asyncio.get_running_loop().time()
@@ -256,76 +255,23 @@ class Fleet:
             while True:
                 beat()
                 await asyncio.sleep(IDLE_CHECK)
-                now = asyncio.get_running_loop().time()
                 for name, config in self.configs.items():
-                    will, traffic = self._wills[name], self._members[name].traffic
-                    timeout = config.idle_timeout
-                    if timeout is None or not will.running or will.order or not traffic.idle:
-                        continue
-                    ready = [view.ready_since or 0.0 for view in self.board.of(name) if view.state is State.READY]
-                    if ready and now - max(traffic.last_used, *ready) >= timeout:
-                        log.info("idle: stopped", extra={"server": name, "event": "idle"})
-                        self._want(name, demand=False)
+                    will = self._wills[name]
+                    if config.start == "on-demand" and will.running and will.order is None:
+                        self._look_for_use(name, config.idle_timeout)
 
-    async def _make_room(self, server: str) -> None:
-        """Return when `server` may start beside what runs: others made way, and their memory is really free."""
-        config = self.configs.get(server)
-        if config is None or (config.group is None and config.memory is None):
+    def _look_for_use(self, server: str, idle_timeout: float | None) -> None:
+        """Stop an on-demand server that nobody has used for long enough."""
+        member, now = self._members[server], asyncio.get_running_loop().time()
+        unused_for = now - member.traffic.last_used
+        if not member.traffic.idle:
             return
-        async with self._room:
-            evicted = False
-            while True:
-                verdict = room_for(config, self._residents(), self.budget)
-                member = self._members[server]
-                member.blocked = Failure("no-room", verdict.never, permanent=True) if verdict.never else None
-                if not (verdict.evict or verdict.wait or verdict.never):
-                    break
-                if verdict.never:
-                    self.board.wake_waiters()
-                for name in verdict.evict:
-                    evicted = True
-                    log.info("makes way for %s", server, extra={"server": name, "event": "evicted"})
-                    self._want(name, order=None, demand=False)
-                await self._room_changed(server)
-                if server not in self.configs or not self._wills[server].running:
-                    return
-            if evicted:
-                await self._memory_free(config)
-
-    async def _room_changed(self, server: str) -> None:
-        """Wait for what may change the verdict; traffic that ends is not on the board, so look now and then."""
-        before = room_for(self.configs[server], self._residents(), self.budget)
-        try:
-            async with asyncio.timeout(IDLE_CHECK / 5):
-                await self.board.wait_for(
-                    lambda: (
-                        server not in self.configs
-                        or not self._wills[server].running
-                        or room_for(self.configs[server], self._residents(), self.budget) != before
-                    )
-                )
-        except TimeoutError:
+        if self._room.is_waited_for_by(server):
+            if unused_for >= PATIENCE:
+                log.info("nobody waits for it any more: not started", extra={"server": server, "event": "idle"})
+                self._want(server, demand=False)
             return
-
-    def _residents(self) -> list[Resident]:
-        return [
-            Resident(
-                self._intents[name].config,
-                idle=member.traffic.idle,
-                last_used=member.traffic.last_used,
-                leaving=not self._wills[name].running,
-            )
-            for name, member in self._members.items()
-            if name in self._intents and member.posted
-        ]
-
-    async def _memory_free(self, config: ServerConfig) -> None:
-        """Wait, bounded, until the devices really have what the server needs; skip those that do not tell."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + MEMORY_WAIT
-        for device, size in needs(config).items():
-            while loop.time() < deadline:
-                free = await asyncio.to_thread(self._around.memory_free, device)
-                if free is None or free >= size:
-                    break
-                await asyncio.sleep(0.05)
+        ready = [view.ready_since or 0.0 for view in self.board.of(server) if view.state is State.READY]
+        if idle_timeout is not None and ready and min(unused_for, now - max(ready)) >= idle_timeout:
+            log.info("idle: stopped", extra={"server": server, "event": "idle"})
+            self._want(server, demand=False)

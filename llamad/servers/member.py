@@ -71,7 +71,7 @@ class Member:
         self._around = around
         self._board = around.board
         self._make_room = make_room
-        self._adopted = dict(adopted)
+        self._adopted = adopted
         self._posts: dict[int, _Post] = {}
         self._generation = 0
         self._changed = asyncio.Event()
@@ -109,6 +109,7 @@ class Member:
         """Follow the target until the server leaves. Cancelled, it stops every replica on its way out."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            await self._take_over()
             while not (self.leaving and not self._posts and not self._changed.is_set()):
                 await self._changed.wait()
                 self._changed.clear()
@@ -119,6 +120,13 @@ class Member:
     def _note_change(self) -> None:
         self.busy = True
         self._changed.set()
+        self._board.wake_waiters()
+
+    async def _take_over(self) -> None:
+        """Have children of an earlier llamad supervised, whatever is wanted by now, if only to be ended."""
+        for index, one in self._adopted.items():
+            self._start(index, one.running.launch, self.target, adopted=one)
+        await asyncio.sleep(0)  # a task that is cancelled before its first step could not end its child
 
     async def _converge(self, target: Target) -> None:
         wanted = _launches(target)
@@ -128,29 +136,34 @@ class Member:
                 post.supervisor.retune(target.intent.config)
         missing = [index for index in wanted if index not in self._posts]
         if missing:
-            if not self._adopted:
-                await self._make_room(self.name)
+            await self._make_room(self.name)
+            if self.target is not target:
+                return  # that took its time, and something newer is wanted
             for index in missing:
                 self._start(index, wanted[index], target)
         await self._roll(target, wanted)
 
     async def _roll(self, target: Target, wanted: Mapping[int, Launch | Failure | Address]) -> None:
         """Replace the replicas whose launch changed one after the other, so that some always serve."""
-        stale = [
-            index for index, post in self._posts.items() if post.launch != wanted[index] or post.order != target.order
-        ]
-        for position, index in enumerate(stale):
-            if self.target is not target:
-                return  # something newer is wanted: look at that instead
+        fresh = {
+            index for index, post in self._posts.items() if (post.launch, post.order) == (wanted[index], target.order)
+        }
+        for index in [index for index in self._posts if index not in fresh]:
             if self._posts[index].order == _STALE:
                 await self._outcome(self._posts[index].supervisor.key, target)
+            if self._is_ready(index):  # the last one that serves goes only when others do, or cannot
+                for other in fresh:
+                    await self._outcome(self._posts[other].supervisor.key, target)
+            if self.target is not target:
+                return  # something newer is wanted: look at that instead
+            fresh.add(index)
             if target.intent.config.replace == "start-first" and self._is_ready(index):
                 await self._start_first(index, wanted[index], target)
                 continue
             await self._stop([index])
+            if self.target is not target:
+                return
             self._start(index, wanted[index], target)
-            if position + 1 < len(stale):
-                await self._outcome(self._posts[index].supervisor.key, target)
 
     async def _start_first(self, index: int, launch: Launch | Failure | Address, target: Target) -> None:
         """Bring the new one up beside the old one; a new one that does not come up leaves the old one in place."""
@@ -193,11 +206,12 @@ class Member:
         view = self._board.replicas.get(self._posts[index].supervisor.key)
         return view is not None and view.state is State.READY
 
-    def _start(self, index: int, launch: Launch | Failure | Address, target: Target) -> _Post:
+    def _start(
+        self, index: int, launch: Launch | Failure | Address, target: Target, *, adopted: Adopted | None = None
+    ) -> _Post:
         config = target.intent.config
         key = ReplicaKey(self.name, index, self._generation)
         self._generation += 1
-        adopted = self._adopted.pop(index, None)
         order = target.order if adopted is None or adopted.current else _STALE
         supervisor: Supervisor | ExternalWatcher
         if isinstance(launch, Launch | Failure):
