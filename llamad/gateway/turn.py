@@ -1,6 +1,7 @@
 """One request of a client, from its head to the end of its answer."""
 
 import asyncio
+import logging
 from typing import Protocol
 
 from llamad.gateway.answers import CONTINUE, own_answer
@@ -10,6 +11,8 @@ from llamad.gateway.http1 import Request
 from llamad.gateway.relay import Relay
 from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Local, Route, ToServer
+
+logger = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
@@ -156,7 +159,11 @@ class Turn:
             self.answer(route)
 
     async def _answer_locally(self, route: Local) -> None:
-        answer = await route.handle()
+        try:
+            answer = await route.handle()
+        except Exception:  # the last resort: one path that fails costs nobody the connection
+            logger.exception("%s could not be answered", self._request.head.path, extra={"event": "bug"})
+            answer = self._shared.policy.error(500, "a bug in llamad: its log says more", kind="server_error")
         self._local = None
         self.answer(answer)
 

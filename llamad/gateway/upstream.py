@@ -1,6 +1,7 @@
 """Connections to the servers: kept, handed out again, and closed when they are old."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
 
@@ -10,6 +11,7 @@ IDLE_SECONDS = 4.0
 """cpp-httplib, llama-server's HTTP library, closes an idle connection after 5 s."""
 CONNECT_SECONDS = 5.0
 MAX_IDLE = 256
+_BACKLOG_PAUSE = 0.005
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -147,16 +149,39 @@ class Pool:
                 upstream.drop()
             raise
         else:
-            receiver.opened(upstream)
+            if upstream in self.open:
+                receiver.opened(upstream)
+            else:
+                receiver.not_opened(f"{self.address} closed the connection at once")
         finally:
             self._opening -= 1
 
     async def _open(self, upstream: Upstream) -> None:
         loop, address = asyncio.get_running_loop(), self.address
         if isinstance(address, UnixAddress):
-            await loop.create_unix_connection(lambda: upstream, str(address.path))
+            sock = await _connected(str(address.path))
+            await loop.create_unix_connection(lambda: upstream, sock=sock)
         else:
             await loop.create_connection(lambda: upstream, address.host, address.port)
+
+
+async def _connected(path: str) -> socket.socket:
+    """A socket connected to a unix socket. Where as many wait there as its server lets wait (cpp-httplib: 5),
+    connect(2) says EAGAIN, which event loops take for a connection that is being made: so it is tried again here.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_BACKLOG_PAUSE)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 class Upstreams:
@@ -191,5 +216,5 @@ class Upstreams:
         """Close every connection, and wait for it."""
         for pool in self._pools.values():
             pool.close()
-        while any(pool.open for pool in self._pools.values()):
+        while any(pool.open for pool in self._pools.values()):  # noqa: ASYNC110 - the loop's next rounds close them
             await asyncio.sleep(0)
