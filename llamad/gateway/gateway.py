@@ -1,0 +1,77 @@
+"""The gateway, put together: the policy that decides, and the data path that carries."""
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from llamad.config.model import GatewayConfig, ServerConfig
+from llamad.gateway.keys import Keys
+from llamad.gateway.policy import Policy
+from llamad.gateway.server import GatewayServer
+from llamad.gateway.shared import Limits
+from llamad.gateway.types import Backends
+from llamad.host.address import Address
+from llamad.metrics import Metrics
+
+_BODIES_AT_ONCE = 8
+"""How many of the largest bodies may be on their way in at once."""
+
+
+class Gateway:
+    """The OpenAI port over `backends`, for an `async with` block; it takes connections once `apply` was called in it.
+
+    `wanted` is Fleet.wanted, `external_key` reads the key that an external server asks. `report` is called with one
+    line about what cannot be listened on, or None, whenever that changes. `inherited` are sockets that listen already.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        settings: GatewayConfig,
+        keys: Keys,
+        metrics: Metrics,
+        *,
+        wanted: Callable[[str], str],
+        external_key: Callable[[ServerConfig], str | None],
+        report: Callable[[str | None], None],
+        inherited: Mapping[Address, list[socket.socket]] | None = None,
+    ) -> None:
+        self._policy = Policy(backends, settings, keys, metrics, wanted=wanted, external_key=external_key)
+        self._server = GatewayServer(self._policy, limits_of(settings), report=report, inherited=inherited)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._policy)
+        await self._stack.enter_async_context(self._server)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def sockets(self) -> Mapping[Address, list[socket.socket]]:
+        """What is listened on; for a successor that is to inherit it."""
+        return self._server.sockets
+
+    async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
+        """Take over an accepted configuration. Connections, and requests that wait or run, are not disturbed."""
+        self._policy.apply(settings, keys)
+        self._server.limit(limits_of(settings))
+        await self._server.apply(settings.listen)
+
+    async def drain(self, timeout: float) -> bool:
+        """Take no more connections and let running requests end, for `timeout` seconds at most; whether all did."""
+        return await self._server.drain(timeout)
+
+    def stuck(self, now: float) -> str | None:
+        """Why the gateway makes no progress (the loop's clock), for the watchdog; None: it does."""
+        return self._server.stuck(now)
+
+
+def limits_of(settings: GatewayConfig) -> Limits:
+    """What clients may take."""
+    return Limits(max_body=settings.max_body, bodies=settings.max_body * _BODIES_AT_ONCE)
