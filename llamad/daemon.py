@@ -20,6 +20,7 @@ from llamad.config.watch import FolderWatch
 from llamad.control.api import control
 from llamad.credentials import Credentials
 from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
+from llamad.front import Front
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
@@ -43,7 +44,6 @@ from llamad.servers.probe import probe
 from llamad.verbs import Verbs
 
 log = logging.getLogger(__name__)
-GATEWAY_FD = "gateway"
 BARRIER_TIMEOUT = 5.0
 ANSWER_TIME = 0.1
 """Seconds that the answer to `llamad upgrade` has to reach its client."""
@@ -139,8 +139,23 @@ class Daemon:
             )
         )
         self._reporter = Reporter(notifier, self._fleet, self._pulse, self._notices)
+        self._front = Front(
+            self._fleet,
+            environ,
+            notifier,
+            self._pulse,
+            external_key=credentials.external_key,
+            changed=self._reporter.refresh,
+            can_store=can_store,
+        )
         self._reloader = Reloader(
-            file, directories, environ, self._fleet, on_accepted=self._on_accepted, announce=self._announce
+            file,
+            directories,
+            environ,
+            self._fleet,
+            verify=self._front.read_keys,
+            on_accepted=self._on_accepted,
+            announce=self._announce,
         )
 
     async def serve(self, watchdog: float | None) -> int:
@@ -167,7 +182,8 @@ class Daemon:
                         await self._take_over(loaded, config)
                         self._reloader.accept(loaded, config)
                         self._reloader.error = error
-                        code = await self._live(config)
+                        async with self._front.open(config, self._handed):
+                            code = await self._live(config)
                         if self._upgrading:
                             await self._leave_servers()
                 finally:
@@ -237,6 +253,8 @@ class Daemon:
         """
         loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
         if loaded.config is not None:
+            if wrong := await asyncio.to_thread(self._front.read_keys, loaded.config):
+                raise ConfigError("the API keys are not usable", problems=wrong)
             for problem in loaded.problems:
                 log.warning("%s", problem, extra={"event": "config-remark"})
             return loaded, loaded.config, None
@@ -244,7 +262,7 @@ class Daemon:
         accepted = accepted_file(self._file, self._directories)
         if any(name.startswith(PID_FD) for name in self._handed) and accepted.exists():
             kept = await asyncio.to_thread(load, accepted, self._directories, environ=self._environ)
-            if kept.config is not None:
+            if kept.config is not None and not await asyncio.to_thread(self._front.read_keys, kept.config):
                 for line in wrong:
                     log.error("%s", line, extra={"event": "config-problem"})
                 log.error("the configuration is broken: the last accepted one goes on", extra={"event": "config-kept"})
@@ -278,6 +296,7 @@ class Daemon:
     def _on_accepted(self, config: Config) -> None:
         self._redirect_log(config)
         self._note_orders()
+        self._front.accept(config)
         self._reporter.refresh()
 
     def _reread(self) -> None:
@@ -297,10 +316,11 @@ class Daemon:
         return self._notifier.reloading() if self._reporter.is_ready else nullcontext()
 
     def _notices(self) -> list[str]:
+        taken = [self._front.problem] if self._front.problem is not None else []
         if self._reloader.error is None:
-            return []
+            return taken
         first, *more = self._reloader.error.splitlines()
-        return [f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else "")]
+        return [f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else ""), *taken]
 
     def _begin_upgrade(self) -> None:
         """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""

@@ -39,8 +39,11 @@ class Applied:
 
 
 class Reloader:
-    """Keeps the fleet at the configuration on disk. `error` is why the newest one was refused, None while the disk and
-    the fleet agree; `loaded_at` (Unix time) and `files` belong to the accepted one.
+    """Keeps the fleet at the configuration on disk.
+
+    `verify` (in a thread) returns problems of what the configuration refers to beside servers, `on_accepted` is told
+    of each one that was accepted, `announce` is around every reload. `error` is why the newest one was refused, None
+    while the disk and the fleet agree; `loaded_at` (Unix time), `files` and `config` belong to the accepted one.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Reloader:
         environ: Mapping[str, str],
         fleet: Fleet,
         *,
+        verify: Callable[[Config], tuple[str, ...]],
         on_accepted: Callable[[Config], None],
         announce: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -57,6 +61,7 @@ class Reloader:
         self._directories = directories
         self._environ = environ
         self._fleet = fleet
+        self._verify = verify
         self._on_accepted = on_accepted
         self._announce = announce
         self._dirty = asyncio.Event()
@@ -136,6 +141,8 @@ class Reloader:
         if not config.servers and self._fleet.configs and _is_empty(self._file):
             line = f"{self._file}:1:1: the file is empty, but servers run: taken for a mistake"
             raise ConfigError("the file is empty", hint="to stop every server, write `servers: {}`", problems=(line,))
+        if wrong := await asyncio.to_thread(self._verify, config):
+            raise ConfigError("what it refers to is not usable", problems=wrong)
         wanted = intents(config, loaded)
         refused = tuple(str(one) for one in refusals(loaded, wanted, self._fleet.intents))
         if refused:
