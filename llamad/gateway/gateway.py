@@ -8,6 +8,7 @@ from typing import Self
 
 from llamad.config.model import GatewayConfig, ServerConfig
 from llamad.gateway.keys import Keys
+from llamad.gateway.listen import descriptor_name, inherit
 from llamad.gateway.policy import Policy
 from llamad.gateway.server import GatewayServer
 from llamad.gateway.shared import Limits
@@ -15,6 +16,7 @@ from llamad.gateway.types import Backends
 from llamad.host.address import Address
 from llamad.metrics import Metrics
 
+__all__ = ["Gateway", "inherit"]
 _BODIES_AT_ONCE = 8
 """How many of the largest bodies may be on their way in at once."""
 
@@ -53,9 +55,12 @@ class Gateway:
         await self._stack.__aexit__(kind, error, trace)
 
     @property
-    def sockets(self) -> Mapping[Address, list[socket.socket]]:
-        """What is listened on; for a successor that is to inherit it."""
-        return self._server.sockets
+    def descriptors(self) -> dict[str, list[int]]:
+        """What is listened on, by names for systemd's fd store; a successor takes it back with `inherit`."""
+        return {
+            descriptor_name(address): [sock.fileno() for sock in sockets]
+            for address, sockets in self._server.sockets.items()
+        }
 
     async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
         """Take over an accepted configuration. Connections, and requests that wait or run, are not disturbed."""
@@ -74,4 +79,5 @@ class Gateway:
 
 def limits_of(settings: GatewayConfig) -> Limits:
     """What clients may take."""
-    return Limits(max_body=settings.max_body, bodies=settings.max_body * _BODIES_AT_ONCE)
+    return Limits(max_body=settings.max_body, bodies=settings.max_body * __all__ = ["Gateway", "inherit"]
+_BODIES_AT_ONCE)

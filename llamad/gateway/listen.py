@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 
 from llamad.gateway.upstream import Spawn
 from llamad.host.address import Address, TcpAddress, UnixAddress
@@ -105,6 +106,33 @@ def _why_not(error: OSError) -> str:
             return error.strerror or str(error)
 
 
+def descriptor_name(address: Address) -> str:
+    """The name under which systemd keeps what listens at `address`: stable, and without the characters that
+    sd_pid_notify_with_fds(3) forbids in FDNAME.
+    """
+    return f"gateway-{sha256(str(address).encode()).hexdigest()[:16]}"
+
+
+def inherit(handed: dict[str, list[int]], addresses: Iterable[Address]) -> dict[Address, list[socket.socket]]:
+    """Take the sockets that listen at `addresses` out of `handed`, descriptors by name. What is no listening socket
+    stays there.
+    """
+    out: dict[Address, list[socket.socket]] = {}
+    for address in addresses:
+        name = descriptor_name(address)
+        if all(map(_listens, handed.get(name, []))):
+            out[address] = [socket.socket(fileno=descriptor) for descriptor in handed.pop(name, [])]
+    return out
+
+
+def _listens(descriptor: int) -> bool:
+    sock = socket.socket(fileno=descriptor)
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
+
+
 class Listener:
     """One address of the configuration: listened on, or tried again with backoff. `problem` says why it is not."""
 
@@ -117,7 +145,7 @@ class Listener:
         self._changed = changed
         self._servers: list[asyncio.Server] = []
         self._file: tuple[int, int] | None = None
-        """The unix socket that was made here."""
+        """The unix socket that this listens on."""
         self._retrying: asyncio.Task[None] | None = None
         self.problem: str | None = None
 
@@ -129,16 +157,23 @@ class Listener:
     async def open(self, inherited: list[socket.socket]) -> None:
         """Listen on `inherited`, or bind; where that fails, go on trying."""
         if inherited:
+            self._file = _file(self._address)
             await self._serve(inherited)
         elif not await self._try():
             self._retrying = self._spawn(self._retry())
 
-    def close(self) -> None:
-        """Take no more connections here; those that are there stay."""
-        if self._retrying is not None:
-            self._retrying.cancel()
+    def withdraw(self) -> None:
+        """This address is not wanted any more: close it, and leave no socket's file behind."""
         if self._file is not None and self._file == _file(self._address):
             os.unlink(str(self._address).removeprefix("unix:"))
+        self.close()
+
+    def close(self) -> None:
+        """Take no more connections here; those that are there stay. A unix socket's file stays too: a successor may
+        have inherited the socket, and one that has not replaces the file.
+        """
+        if self._retrying is not None:
+            self._retrying.cancel()
         for server in self._servers:
             server.close()
 

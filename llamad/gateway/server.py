@@ -46,7 +46,7 @@ class GatewayServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.apply(())
+        self._close_listeners()
         for sockets in self._inherited.values():
             for sock in sockets:
                 sock.close()
@@ -74,7 +74,7 @@ class GatewayServer:
         """
         wanted = dict.fromkeys(addresses)
         for address in [one for one in self._listeners if one not in wanted]:
-            self._listeners.pop(address).close()
+            self._listeners.pop(address).withdraw()
         for address in wanted:
             if address not in self._listeners:
                 listener = self._listeners[address] = Listener(
@@ -91,7 +91,7 @@ class GatewayServer:
         """Take no more connections, let the requests that are there end, for `timeout` seconds at most; returns whether
         all ended. What is left ends with the block.
         """
-        await self.apply(())
+        self._close_listeners()
         shared = self._shared
         shared.draining = True
         for client in tuple(shared.clients):
@@ -107,6 +107,11 @@ class GatewayServer:
         return (
             f"the gateway has not looked after its connections for {silent:.0f} s" if silent > STUCK_SECONDS else None
         )
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
 
     def _client(self) -> Client:
         return Client(self._shared)
