@@ -79,5 +79,4 @@ class Gateway:
 
 def limits_of(settings: GatewayConfig) -> Limits:
     """What clients may take."""
-    return Limits(max_body=settings.max_body, bodies=settings.max_body * __all__ = ["Gateway", "inherit"]
-_BODIES_AT_ONCE)
+    return Limits(max_body=settings.max_body, bodies=settings.max_body * _BODIES_AT_ONCE)
