@@ -40,6 +40,11 @@ class Guest:
         """Whether Debian's llama-server and the demo's model are there."""
         return self.suite == "forky" and real_model() is not None
 
+    @property
+    def python(self) -> str:
+        """The Python that llamad runs on."""
+        return "/opt/llamad/bin/python" if self.suite == "bookworm" else "/usr/bin/python3"
+
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """What a command inside prints. Raises GuestError when it fails, unless `check` is false."""
         return self.machine.run(*command, check=check, timeout=timeout).stdout
