@@ -117,6 +117,13 @@ class Process:
         except ProcessLookupError:
             pass
 
+    def _kill_rest(self) -> None:
+        """What it leaves behind goes with it. A process group's number is safe only while our zombie holds it."""
+        if self._is_child:
+            self._kill_group()
+        elif self._group is not None:
+            self._group.kill()
+
     def _signal(self, number: signal.Signals) -> None:
         if not self.ended.done():
             send_signal(self.pid_fd, number)
@@ -137,17 +144,14 @@ class Process:
         if self.pid_fd < 0:
             return  # let go of meanwhile
         self._loop.remove_reader(self.pid_fd)
-        if self._is_child:  # what it leaves behind goes with it, while the zombie still holds the group's number
-            self._kill_group()
+        self._kill_rest()
         if not self._is_child and self._status_tries and adopted_exit(self.pid_fd) is None:
             self._status_tries -= 1  # who reaps it is not us: the kernel tells its status once that is done
             self._loop.call_later(0.01, self._on_end)
             return
         ended = _reap(self.pid_fd, is_child=self._is_child)
-        for _ in range(
-            PIPE_BYTES // _CHUNK + 1
-        ):  # the last lines name the cause; whoever else writes is not waited for
-            self._read_some()
+        for _ in range(PIPE_BYTES // (_CHUNK * _MAX_CHUNKS_A_TURN)):  # whoever else still writes is not waited for
+            self._read_some()  # the last lines name the cause
         self._close_log()
         if not self.ended.done():
             self.ended.set_result(ended)
