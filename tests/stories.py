@@ -2,36 +2,43 @@
 
 import asyncio
 import heapq
+import math
 import selectors
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError
 from llamad.host.address import Address
 from llamad.host.dirs import Directories
 from llamad.host.pidfd import Exit
 from llamad.host.pulse import Pulse
 from llamad.servers.around import Around
-from llamad.servers.board import Board, Change, Failure, ReplicaKey
+from llamad.servers.board import Board, Change, Failure, Replica, ReplicaKey
 from llamad.servers.command import Launch
+from llamad.servers.fleet import Fleet
+from llamad.servers.output import Output
 from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeAnswer, ProbeError
+from llamad.servers.residency import Device
+from llamad.servers.starting import Running
 from llamad.servers.state import State
+from llamad.servers.supervisor import Supervisor
+from llamad.servers.traffic import Traffic
 from tests.builders import a_launch
 
 T = TypeVar("T")
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """When nothing is ready, time jumps to the next timer. Threads that are awaited are waited for in real time."""
+    """When nothing is ready, time jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__(selectors.SelectSelector())
         self._jumped = 0.0
-        self._in_threads = 0
 
     def time(self) -> float:
         return self._jumped
@@ -56,7 +63,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 def tell(story: Callable[[], Awaitable[T]]) -> T:
-    """Run one story, bounded by an hour of its own time; no task may be left."""
+    """Run one story, bounded by ten hours of its own time; no task may be left."""
 
     async def bounded() -> T:
         async with asyncio.timeout(36_000):
@@ -78,10 +85,15 @@ class Behaviour:
     ends: tuple[float, Exit] | None = None
     says: tuple[str, ...] = ()
     ignores_term: bool = False
+    ignores_kill: bool = False
+    oom_kills: int = 0
+    has_slots: bool = True
     dies_in: float = 0.0
     grows: bool = True
     silent_from: float | None = None
+    silent_until: float = math.inf
     stuck_from: float | None = None
+    stuck_until: float = math.inf
     busy_until: float = 0.0
 
 
@@ -106,8 +118,13 @@ class FakeChild:
         return self._loop.time() - self.started
 
     def attach(self, on_output: Callable[[bytes], None]) -> None:
+        self._on_output = on_output
         for line in self.behaviour.says:
-            on_output(line.encode() + b"\n")
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Write a line."""
+        self._on_output(line.encode() + b"\n")
 
     def terminate(self) -> None:
         self.got_term = True
@@ -116,7 +133,8 @@ class FakeChild:
 
     def kill(self) -> None:
         self.got_kill = True
-        self._end(Exit(signal=9))
+        if not self.behaviour.ignores_kill:
+            self._end(Exit(signal=9))
 
     def crash(self, how: Exit) -> None:
         """End of its own accord."""
@@ -127,7 +145,7 @@ class FakeChild:
         return size, size
 
     def oom_kills(self) -> int:
-        return 0
+        return self.behaviour.oom_kills
 
     def close(self) -> None:
         assert not self.closed, "closed twice"
@@ -148,6 +166,10 @@ class Machine:
     usual: Behaviour = field(default_factory=Behaviour)
     children: list[FakeChild] = field(default_factory=list)
     refuses: list[OSError] = field(default_factory=list)
+    scripts: dict[Address, Callable[[str], ProbeAnswer]] = field(default_factory=dict)
+    """What answers at addresses that are none of a child's; it may raise ProbeError."""
+    asked: list[tuple[float, str]] = field(default_factory=list)
+    environments: list[Mapping[str, str]] = field(default_factory=list)
 
     def launch(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> FakeChild:
         if self.refuses:
@@ -155,24 +177,30 @@ class Machine:
         behaviour = self.behaviours.pop(0) if self.behaviours else self.usual
         child = FakeChild(self, 1000 + len(self.children), address, behaviour)
         self.children.append(child)
+        self.environments.append(environment)
         return child
 
     async def probe(self, address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
-        child = next((one for one in self.children if one.address == address and not one.ended.done()), None)
+        self.asked.append((asyncio.get_running_loop().time(), path))
         await asyncio.sleep(0)
+        if address in self.scripts:
+            return self.scripts[address](path)
+        child = next((one for one in self.children if one.address == address and not one.ended.done()), None)
         if child is None or child.age < child.behaviour.answers_from:
             raise ProbeError("Connection refused")
         behaviour = child.behaviour
-        if behaviour.silent_from is not None and child.age >= behaviour.silent_from:
+        if behaviour.silent_from is not None and behaviour.silent_from <= child.age < behaviour.silent_until:
             await asyncio.wait((child.ended,), timeout=timeout)
             raise ProbeError(f"did not answer in {timeout:g} s")
         if child.age < behaviour.loads_for:
             return ProbeAnswer(503, b'{"error":{"code":503}}')
+        if path == "/slots" and not behaviour.has_slots:
+            return ProbeAnswer(501, b'{"error":{"code":501}}')
         return ProbeAnswer(200, self._slots(child) if path == "/slots" else b'{"status":"ok"}')
 
     def _slots(self, child: FakeChild) -> bytes:
         behaviour = child.behaviour
-        stuck = behaviour.stuck_from is not None and child.age >= behaviour.stuck_from
+        stuck = behaviour.stuck_from is not None and behaviour.stuck_from <= child.age < behaviour.stuck_until
         busy = stuck or child.age < behaviour.busy_until
         decoded = 7 if stuck else int(child.age * 10)
         return (
@@ -194,6 +222,12 @@ class World:
     states: list[tuple[ReplicaKey, State]]
     inspections: list[Failure | None]
     rereads: list[float]
+    free: dict[Device, int]
+    """Free bytes by device; one that is not there does not tell."""
+    chances: list[float]
+    """What is thrown next; then 0.5."""
+    no_secrets: list[str]
+    """Credentials that are not there."""
 
     @property
     def board(self) -> Board:
@@ -203,17 +237,33 @@ class World:
         """The states of one server, as words."""
         return [str(state) for key, state in self.states if key.server == server]
 
+    def assert_clean(self) -> None:
+        """Everything is over: no child lives, every one was let go of, nothing is on the board or watched."""
+        assert not self.machine.alive
+        assert all(child.closed for child in self.machine.children)
+        assert not self.board.replicas
+        assert not self.around.pulse.stalled(math.inf)
+
 
 @contextmanager
-def a_world(*behaviours: Behaviour, chance: float = 0.5, usual: Behaviour | None = None) -> Iterator[World]:
-    """A world whose children behave as listed, then as `usual`."""
+def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[World]:
+    """A world whose children behave as listed, then as `usual`. Leaving it checks that all is over."""
     machine = Machine(list(behaviours), usual or Behaviour())
     states: list[tuple[ReplicaKey, State]] = []
     inspections: list[Failure | None] = []
     rereads: list[float] = []
+    free: dict[Device, int] = {}
+    chances: list[float] = []
+    no_secrets: list[str] = []
     board = Board()
     loop = asyncio.get_running_loop()
     nowhere = Path("/nonexistent-llamad")
+
+    def secret(name: str) -> str:
+        if name in no_secrets:
+            raise LlamadError(f"there is no credential {name}", hint="LoadCredential=")
+        return f"secret of {name}"
+
     around = Around(
         board=board,
         directories=Directories(nowhere, nowhere, nowhere),
@@ -221,13 +271,13 @@ def a_world(*behaviours: Behaviour, chance: float = 0.5, usual: Behaviour | None
         prober=machine.probe,
         pulse=Pulse(loop.time),
         environ={},
-        secret=lambda name: f"secret of {name}",
+        secret=secret,
         external_key=lambda config: None,
         inspect=lambda launch: inspections.pop(0) if inspections else None,
-        memory_free=lambda device: None,
+        memory_free=free.get,
         reread=lambda: rereads.append(loop.time()),
         make_folder=lambda path: None,
-        chance=lambda: chance,
+        chance=lambda: chances.pop(0) if chances else 0.5,
     )
 
     def note(change: Change) -> None:
@@ -235,7 +285,9 @@ def a_world(*behaviours: Behaviour, chance: float = 0.5, usual: Behaviour | None
             states.append((change.key, change.new.state))
 
     with board.observe(note):
-        yield World(machine, around, states, inspections, rereads)
+        world = World(machine, around, states, inspections, rereads, free, chances, no_secrets)
+        yield world
+        world.assert_clean()
 
 
 def an_intent(name: str = "a", *, launch: Launch | Failure | None = None, **config: Any) -> Intent:
@@ -250,3 +302,70 @@ def a_server(name: str = "a", **config: Any) -> ServerConfig:
     """A server of that name; `url` in the place of a model makes it an external one."""
     source = {} if "url" in config else {"model": Path(f"/models/{name}.gguf")}
     return ServerConfig(name=name, **{**source, **config})
+
+
+KEY = ReplicaKey("a", 0)
+"""The replica of `supervised`."""
+
+
+class Supervised:
+    """A supervisor that runs beside the test, with what it works with."""
+
+    def __init__(
+        self, world: World, launch: Launch | Failure | None = None, adopted: Running | None = None, **config: Any
+    ) -> None:
+        self.world = world
+        self.traffic = Traffic(asyncio.get_running_loop().time)
+        self.output = Output()
+        self.supervisor = Supervisor(
+            KEY,
+            a_server(**config),
+            launch or a_launch(),
+            around=world.around,
+            output=self.output,
+            traffic=self.traffic,
+            adopted=adopted,
+        )
+        self.task = asyncio.ensure_future(self.supervisor.run())
+
+    @property
+    def view(self) -> Replica:
+        """Its replica on the board."""
+        return self.world.board.replicas[KEY]
+
+    @property
+    def cause(self) -> str:
+        """Of its last failure."""
+        assert self.view.last_error is not None
+        return self.view.last_error.cause
+
+    async def until(self, *states: State) -> None:
+        """Wait until it is in one of the states."""
+        await self.world.board.wait_for(lambda: KEY in self.world.board.replicas and self.view.state in states)
+
+
+@asynccontextmanager
+async def supervised(
+    world: World, launch: Launch | Failure | None = None, adopted: Running | None = None, **config: Any
+) -> AsyncIterator[Supervised]:
+    """One supervisor of a server with that configuration; leaving the block stops it, as its owner does."""
+    one = Supervised(world, launch, adopted, **config)
+    try:
+        yield one
+    finally:
+        one.task.cancel()
+        await asyncio.wait((one.task,))
+    assert one.task.cancelled()
+
+
+@asynccontextmanager
+async def a_fleet(world: World, *intents: Intent, budget: Mapping[Device, int] | None = None) -> AsyncIterator[Fleet]:
+    """A fleet that has taken over `intents`; leaving the block ends it."""
+    async with Fleet(world.around) as fleet:
+        fleet.apply(by_name(*intents), budget)
+        yield fleet
+
+
+def by_name(*intents: Intent) -> dict[str, Intent]:
+    """What `Fleet.apply` takes."""
+    return {intent.config.name: intent for intent in intents}

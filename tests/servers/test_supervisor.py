@@ -1,57 +1,31 @@
 """One replica's life, told on a clock that jumps."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llamad.config.model import HealthPolicy, RestartPolicy, StopPolicy
+from llamad.host.address import UnixAddress
 from llamad.host.pidfd import Exit
-from llamad.servers.board import Replica, ReplicaKey
-from llamad.servers.output import Output
-from llamad.servers.state import State
-from llamad.servers.supervisor import Supervisor
-from llamad.servers.traffic import Traffic
+from llamad.servers import starting
+from llamad.servers.board import Failure
+from llamad.servers.starting import Running
+from llamad.servers.state import MOVES, State
 from tests.builders import a_launch
-from tests.stories import Behaviour, World, a_server, a_world, tell
+from tests.stories import KEY, Behaviour, FakeChild, World, a_server, a_world, supervised, tell
 
-KEY = ReplicaKey("a", 0)
-
-
-class Supervised:
-    """A supervisor that runs beside the test."""
-
-    def __init__(self, world: World, **config: Any) -> None:
-        self.world = world
-        self.traffic = Traffic(asyncio.get_running_loop().time)
-        self.output = Output()
-        self.supervisor = Supervisor(
-            KEY,
-            a_server(**config),
-            config.pop("launch", None) or a_launch(),
-            around=world.around,
-            output=self.output,
-            traffic=self.traffic,
-        )
-
-    @property
-    def view(self) -> Replica:
-        return self.world.board.replicas[KEY]
-
-    async def until(self, *states: State) -> None:
-        await self.world.board.wait_for(lambda: KEY in self.world.board.replicas and self.view.state in states)
+SEGFAULT = Exit(signal=11)
+AT_ONCE = Behaviour(ends=(0.0, SEGFAULT))
+PERMANENT = Failure("model-missing", "the model is not there", "put it there", permanent=True)
 
 
-@asynccontextmanager
-async def supervised(world: World, **config: Any) -> AsyncIterator[Supervised]:
-    one = Supervised(world, **config)
-    task = asyncio.ensure_future(one.supervisor.run())
-    try:
-        yield one
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
+def starts(world: World) -> list[float]:
+    """When each child was started."""
+    return [child.started for child in world.machine.children]
 
 
 def test_a_life_goes_from_stopped_to_ready_and_back() -> None:
@@ -60,26 +34,846 @@ def test_a_life_goes_from_stopped_to_ready_and_back() -> None:
             async with supervised(world) as one:
                 await one.until(State.READY)
                 assert one.view.pid == 1000
-                assert one.view.slots is None or one.view.slots == 1
+                assert one.view.started_at == 0.0
+                assert one.view.ready_since == pytest.approx(1.0, abs=0.1)
+                await world.board.wait_for(lambda: one.view.slots == 1)
             assert world.story_of("a") == ["stopped", "starting", "loading", "ready", "draining", "stopping", "stopped"]
             assert world.machine.children[0].got_term
             assert not world.machine.children[0].got_kill
-            assert world.machine.children[0].closed
-            assert not world.board.replicas
 
     tell(story)
 
 
 def test_a_crash_is_followed_by_a_start_after_the_delay() -> None:
     async def story() -> None:
-        with a_world(Behaviour(ends=(10.0, Exit(signal=11)))) as world:
+        with a_world(Behaviour(ends=(10.0, SEGFAULT))) as world:
             async with supervised(world) as one:
                 await one.until(State.BACKOFF)
                 assert one.view.last_exit == "killed by SIGSEGV"
-                assert one.view.last_error is not None
+                assert one.cause == "segfault"
+                assert one.view.pid is None
+                assert one.view.address is None
+                assert one.view.retry_at == pytest.approx(11.0)
                 await one.until(State.READY)
-                assert [child.started for child in world.machine.children] == [0.0, pytest.approx(11.0)]
+                assert starts(world) == [0.0, pytest.approx(11.0)]
                 assert one.view.restarts == 1
                 assert one.view.last_error is None
+                assert one.view.last_exit == "killed by SIGSEGV"
 
     tell(story)
+
+
+@pytest.mark.parametrize(
+    ("chance", "first", "second"), [(0.0, 0.9, 1.8), (0.5, 1.0, 2.0), (1.0, 1.1, 2.2)], ids=["low", "middle", "high"]
+)
+def test_the_delay_doubles_and_is_spread_by_the_jitter(chance: float, first: float, second: float) -> None:
+    async def story() -> None:
+        with a_world(AT_ONCE, AT_ONCE) as world:
+            world.chances[:] = [chance, chance]
+            async with supervised(world) as one:
+                await one.until(State.READY)
+            assert starts(world) == [0.0, pytest.approx(first), pytest.approx(first + second)]
+
+    tell(story)
+
+
+def test_too_many_failures_in_a_row_end_in_failed_and_the_slow_retry_mends_it() -> None:
+    async def story() -> None:
+        with a_world(*[AT_ONCE] * 7) as world:
+            async with supervised(world) as one:
+                await one.until(State.FAILED)
+                assert starts(world) == [pytest.approx(at) for at in (0, 1, 3, 7, 15, 31)]
+                assert one.view.retry_at == pytest.approx(331)
+                await one.until(State.STARTING)
+                await one.until(State.FAILED)
+                await one.until(State.READY)
+                assert starts(world)[6:] == [pytest.approx(331), pytest.approx(631)]
+
+    tell(story)
+
+
+def test_a_stable_run_starts_the_count_anew() -> None:
+    async def story() -> None:
+        stable = Behaviour(ends=(70.0, SEGFAULT))
+        with a_world(AT_ONCE, AT_ONCE, stable) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.BACKOFF)
+                assert one.view.retry_at == pytest.approx(asyncio.get_running_loop().time() + 1.0)
+
+    tell(story)
+
+
+def test_a_short_run_does_not() -> None:
+    async def story() -> None:
+        with a_world(AT_ONCE, AT_ONCE, Behaviour(ends=(30.0, SEGFAULT))) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.BACKOFF)
+                assert one.view.retry_at == pytest.approx(asyncio.get_running_loop().time() + 4.0)
+
+    tell(story)
+
+
+def test_without_a_slow_retry_failed_is_for_good_until_somebody_wakes_it() -> None:
+    async def story() -> None:
+        with a_world(AT_ONCE) as world:
+            async with supervised(world, restart=RestartPolicy(max_retries=0, retry_failed_every=None)) as one:
+                await one.until(State.FAILED)
+                assert one.view.retry_at is None
+                await asyncio.sleep(3000)
+                assert one.view.state is State.FAILED
+                one.supervisor.wake()
+                await one.until(State.READY)
+                assert starts(world) == [0.0, pytest.approx(3000)]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("how", ["wake", "retune"])
+def test_one_that_waits_tries_at_once_when_asked(how: str) -> None:
+    async def story() -> None:
+        with a_world(*[AT_ONCE] * 4) as world:
+            async with supervised(world) as one:
+                await world.board.wait_for(lambda: KEY in world.board.replicas and one.view.restarts == 3)
+                await one.until(State.BACKOFF)
+                if how == "wake":
+                    one.supervisor.wake()
+                else:
+                    one.supervisor.retune(a_server(restart=RestartPolicy(initial_delay=7)))
+                await one.until(State.STARTING)
+                assert asyncio.get_running_loop().time() == pytest.approx(7)
+
+    tell(story)
+
+
+def test_what_somebody_asked_for_begins_the_count_anew() -> None:
+    async def story() -> None:
+        with a_world(*[AT_ONCE] * 5) as world:
+            async with supervised(world) as one:
+                await world.board.wait_for(lambda: KEY in world.board.replicas and one.view.restarts == 3)
+                await one.until(State.BACKOFF)
+                one.supervisor.wake()
+                await one.until(State.STARTING)
+                await one.until(State.BACKOFF)
+                assert one.view.retry_at == pytest.approx(asyncio.get_running_loop().time() + 1)
+
+    tell(story)
+
+
+def test_a_permanent_cause_fails_without_a_start() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.inspections[:] = [PERMANENT]
+            async with supervised(world) as one:
+                await one.until(State.FAILED)
+                assert not world.machine.children
+                assert one.view.last_error == PERMANENT
+            assert world.story_of("a") == ["stopped", "failed", "stopped"]
+
+    tell(story)
+
+
+def test_a_permanent_cause_in_the_log_is_not_hammered() -> None:
+    async def story() -> None:
+        bad = Behaviour(ends=(0.2, Exit(code=1)), says=("error: invalid argument: --nope",))
+        with a_world(bad) as world:
+            async with supervised(world) as one:
+                await one.until(State.FAILED)
+                assert one.cause == "unknown-option"
+                assert len(world.machine.children) == 1
+                assert [line.text for line in one.output.lines()] == ["error: invalid argument: --nope"]
+
+    tell(story)
+
+
+def test_no_usable_gpu_in_the_log_ends_one_that_asked_for_gpus() -> None:
+    async def story() -> None:
+        line = "warning: no usable GPU found, --gpu-layers option will be ignored"
+        with a_world(Behaviour(says=(line,), loads_for=50)) as world:
+            async with supervised(world, a_launch(gpus_asked=True)) as one:
+                await one.until(State.FAILED, State.BACKOFF)
+                assert one.cause == "gpu-missing"
+                assert world.machine.children[0].got_kill
+                assert one.view.last_exit == "killed by SIGKILL"
+                assert asyncio.get_running_loop().time() < 1
+
+    tell(story)
+
+
+def test_the_same_line_is_nothing_to_one_that_asked_for_none() -> None:
+    async def story() -> None:
+        line = "warning: no usable GPU found, --gpu-layers option will be ignored"
+        with a_world(Behaviour(says=(line,))) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+
+    tell(story)
+
+
+def test_an_oom_kill_is_told_from_other_kills() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(ends=(3.0, Exit(signal=9)), oom_kills=1)) as world:
+            async with supervised(world) as one:
+                await one.until(State.BACKOFF)
+                assert one.cause == "oom-killed"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.E2BIG])
+def test_a_kernel_that_refuses_makes_it_wait_with_that_cause(number: int) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.machine.refuses = [OSError(number, os.strerror(number))]
+            async with supervised(world) as one:
+                await one.until(State.BACKOFF)
+                assert one.cause == "cannot-spawn"
+                assert one.view.last_error is not None
+                assert os.strerror(number) in one.view.last_error.message
+                assert one.view.last_error.hint
+                assert one.view.pid is None
+                await one.until(State.READY)
+                assert starts(world) == [pytest.approx(1.0)]
+
+    tell(story)
+
+
+def test_a_kernel_that_gives_no_thread_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "to_thread", no_thread)
+
+    async def story() -> None:
+        with a_world(AT_ONCE) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+
+    tell(story)
+
+
+def test_a_missing_credential_is_named_and_not_retried_soon() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.no_secrets.append("hf")
+            async with supervised(world, a_launch(credentials=(("HF_TOKEN", "hf"),))) as one:
+                await one.until(State.FAILED)
+                assert one.cause == "credential-missing"
+                world.no_secrets.clear()
+                one.supervisor.wake()
+                await one.until(State.READY)
+                assert world.machine.environments[0]["HF_TOKEN"] == "secret of hf"
+
+    tell(story)
+
+
+def test_a_launch_that_cannot_be_fails_and_asks_for_a_reload_when_a_file_changes(tmp_path: Path) -> None:
+    async def story() -> None:
+        program = tmp_path / "llama-server"
+        with a_world() as world:
+            failure = Failure("program-missing", "it is not there", permanent=True)
+            async with supervised(world, failure, llama_server=str(program)) as one:
+                await one.until(State.FAILED)
+                assert one.view.last_error == failure
+                await asyncio.sleep(10)
+                assert not world.rereads
+                program.write_text("#!/bin/sh\n")
+                program.chmod(0o755)
+                await asyncio.sleep(10)
+                assert len(world.rereads) == 1
+                assert not world.machine.children
+
+    tell(story)
+
+
+def test_a_changed_model_is_tried_at_once_when_it_keeps_still(tmp_path: Path) -> None:
+    async def story() -> None:
+        model = tmp_path / "model.gguf"
+        with a_world(*[AT_ONCE] * 6) as world:
+            async with supervised(world, model=model) as one:
+                await one.until(State.FAILED)
+                failed_at = asyncio.get_running_loop().time()
+                for size in range(1, 20):  # a copy that goes on
+                    model.write_bytes(b"x" * size)
+                    await asyncio.sleep(1)
+                assert one.view.state is State.FAILED
+                await one.until(State.READY)
+                assert asyncio.get_running_loop().time() - failed_at < 25
+
+    tell(story)
+
+
+def test_the_program_is_told_to_have_changed_only_when_it_did(tmp_path: Path) -> None:
+    async def story() -> None:
+        program = tmp_path / "llama-server"
+        program.write_text("old")
+        program.chmod(0o755)
+        with a_world() as world:
+            async with supervised(world, a_launch(binary=program), llama_server=str(program)) as one:
+                assert not one.supervisor.program_changed()
+                await one.until(State.READY)
+                assert not one.supervisor.program_changed()
+                program.write_text("newer")
+                assert one.supervisor.program_changed()
+                program.unlink()
+                assert not one.supervisor.program_changed()
+
+    tell(story)
+
+
+# --- loading
+
+
+def test_readiness_is_asked_often_at_first_and_seldom_later() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, answers_from=0.05)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                at = [when for when, path in world.machine.asked if path == "/health"]
+                assert at[1] - at[0] == pytest.approx(0.01)
+                assert sum(when < 0.2 for when in at) >= 10
+                assert at[-1] - at[-2] == pytest.approx(0.25)
+
+    tell(story)
+
+
+def test_a_line_that_says_so_has_readiness_asked_at_once() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=20.01)) as world:
+            async with supervised(world) as one:
+                await one.until(State.LOADING)
+                await asyncio.sleep(20.02 - asyncio.get_running_loop().time())
+                world.machine.children[0].say("main: server is listening on http://x")
+                await one.until(State.READY)
+                assert asyncio.get_running_loop().time() < 20.05
+
+    tell(story)
+
+
+def test_a_load_may_take_as_long_as_it_gets_on() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=2000)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.READY)
+                assert asyncio.get_running_loop().time() == pytest.approx(2000, abs=1)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_load_that_stands_still_is_ended_and_named() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=9000, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.BACKOFF)
+                assert one.cause == "load-stalled"
+                assert asyncio.get_running_loop().time() == pytest.approx(10, abs=1)
+                assert world.machine.children[0].got_kill
+
+    tell(story)
+
+
+def test_log_lines_are_progress_too() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.LOADING)
+                for _ in range(8):
+                    world.machine.children[0].say("fetched some more")
+                    await asyncio.sleep(8)
+                await one.until(State.READY)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_longer_deadline_helps_a_load_that_runs() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.LOADING)
+                one.supervisor.retune(a_server(health=HealthPolicy(load_stall_timeout=100)))
+                await one.until(State.READY)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_the_share_of_the_model_that_is_there_is_shown(tmp_path: Path) -> None:
+    async def story() -> None:
+        model = tmp_path / "model.gguf"
+        model.touch()
+        os.truncate(model, 100 << 20)  # the fake child reads 10 MB a second
+        with a_world(Behaviour(loads_for=30)) as world:
+            async with supervised(world, a_launch(model=model), model=model) as one:
+                await one.until(State.LOADING)
+                await asyncio.sleep(5)
+                assert one.view.load_progress == pytest.approx(0.5, abs=0.1)
+                assert one.view.memory_bytes == pytest.approx(50 << 20, rel=0.2)
+                await asyncio.sleep(20)
+                assert one.view.load_progress == 0.99
+                await one.until(State.READY)
+                assert one.view.load_progress is None
+
+    tell(story)
+
+
+def test_an_answer_of_200_at_once_skips_loading() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=0, answers_from=0)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+            assert "loading" not in world.story_of("a")
+
+    tell(story)
+
+
+# --- watching
+
+
+def test_a_silence_takes_requests_away_and_an_answer_gives_them_back() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20, silent_until=40)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                assert 20 < asyncio.get_running_loop().time() < 40
+                await one.until(State.READY)
+                assert 40 < asyncio.get_running_loop().time() < 45
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_one_missed_look_takes_nothing_away() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=19.9, silent_until=21)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(100)
+                assert "unresponsive" not in world.story_of("a")
+                assert one.view.state is State.READY
+
+    tell(story)
+
+
+@pytest.mark.parametrize("interval", [5.0, 60.0])
+def test_one_that_stays_silent_is_killed_and_replaced(interval: float) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20.5)) as world:
+            async with supervised(world, health=HealthPolicy(interval=interval)) as one:
+                await one.until(State.READY)
+                await one.until(State.BACKOFF)
+                assert one.cause == "hung"
+                assert one.view.last_error is not None
+                assert "did not answer" in one.view.last_error.message
+                assert world.machine.children[0].got_kill
+                assert one.view.last_exit == "killed by SIGKILL"
+                assert asyncio.get_running_loop().time() <= 20.5 + 60 + 10
+                await one.until(State.READY)
+                assert len(world.machine.children) == 2
+
+    tell(story)
+
+
+def test_a_single_missed_look_after_a_long_interval_kills_nothing() -> None:
+    async def story() -> None:
+        behaviour = Behaviour(silent_from=59, silent_until=63.5)
+        with a_world(behaviour) as world:
+            async with supervised(world, health=HealthPolicy(interval=60, hang_timeout=60)) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(300)
+                assert one.view.state is State.READY
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_slot_that_stands_still_is_suspect_and_then_hung() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=20)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                assert 50 <= asyncio.get_running_loop().time() <= 60
+                await one.until(State.BACKOFF)
+                assert 80 <= asyncio.get_running_loop().time() <= 90
+                assert one.view.last_error is not None
+                assert "a slot made no progress" in one.view.last_error.message
+
+    tell(story)
+
+
+def test_a_slot_that_gets_on_again_is_well() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=20, stuck_until=60, busy_until=100)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                await one.until(State.READY)
+                await asyncio.sleep(200)
+                assert one.view.state is State.READY
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_missed_look_does_not_make_a_stuck_one_ready() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=10, silent_from=51, silent_until=52)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                await one.until(State.BACKOFF)
+            story_of = world.story_of("a")
+            assert story_of[story_of.index("unresponsive") + 1] != "ready"
+
+    tell(story)
+
+
+def test_one_without_slots_is_well_as_long_as_it_answers() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(has_slots=False)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(1000)
+                assert one.view.state is State.READY
+                assert one.view.slots is None
+
+    tell(story)
+
+
+def test_speed_and_work_are_measured() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=100)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(20)
+                assert one.view.busy_slots == 1
+                assert one.view.tokens_per_s == pytest.approx(10, rel=0.1)
+                await asyncio.sleep(200)
+                assert one.view.busy_slots == 0
+                assert one.view.tokens_per_s == 0
+
+    tell(story)
+
+
+def test_a_crash_is_noticed_at_once_however_long_the_interval() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world, health=HealthPolicy(interval=1000)) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(10)
+                before = asyncio.get_running_loop().time()
+                world.machine.children[0].crash(SEGFAULT)
+                await one.until(State.BACKOFF)
+                assert asyncio.get_running_loop().time() == before
+
+    tell(story)
+
+
+def test_a_new_health_policy_holds_for_a_running_one() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20)) as world:
+            async with supervised(world, health=HealthPolicy(hang_timeout=5000)) as one:
+                await one.until(State.READY)
+                one.supervisor.retune(a_server(health=HealthPolicy(hang_timeout=10)))
+                await one.until(State.BACKOFF)
+                assert asyncio.get_running_loop().time() < 40
+
+    tell(story)
+
+
+# --- stopping
+
+
+def test_one_that_ignores_sigterm_is_killed_after_its_time() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(ignores_term=True)) as world:
+            async with supervised(world, stop=StopPolicy(term_timeout=7)) as one:
+                await one.until(State.READY)
+                began = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - began == pytest.approx(7)
+            child = world.machine.children[0]
+            assert child.got_term
+            assert child.got_kill
+
+    tell(story)
+
+
+def test_one_that_takes_its_time_to_end_is_given_it() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(dies_in=6)) as world:
+            async with supervised(world, stop=StopPolicy(term_timeout=7)) as one:
+                await one.until(State.READY)
+            assert not world.machine.children[0].got_kill
+
+    tell(story)
+
+
+def test_one_that_hangs_in_the_kernel_is_given_up_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(ignores_term=True, ignores_kill=True)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                began = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - began == pytest.approx(20)
+            assert world.machine.children[0].closed
+            world.machine.children[0].crash(SEGFAULT)  # so that the world is clean
+
+    tell(story)
+    assert "does not die of SIGKILL" in caplog.text
+
+
+def test_draining_waits_for_requests_in_flight() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                one.traffic.begin(KEY)
+                asyncio.get_running_loop().call_later(12, one.traffic.end, KEY)
+                began = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - began == pytest.approx(12, abs=0.2)
+
+    tell(story)
+
+
+def test_draining_waits_for_slots_that_somebody_else_keeps_busy() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=15)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+            assert asyncio.get_running_loop().time() == pytest.approx(15, abs=0.2)
+
+    tell(story)
+
+
+def test_draining_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world, stop=StopPolicy(drain_timeout=20)) as one:
+                await one.until(State.READY)
+                one.traffic.begin(KEY)
+                began = asyncio.get_running_loop().time()
+            assert asyncio.get_running_loop().time() - began == pytest.approx(20)
+            assert world.machine.children[0].got_term
+
+    tell(story)
+    assert "still had requests after 20s" in caplog.text
+
+
+def test_draining_ends_with_the_child() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=100, ends=(9.0, SEGFAULT))) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+            assert asyncio.get_running_loop().time() == pytest.approx(9)
+            assert not world.machine.children[0].got_term
+            assert world.story_of("a")[-3:] == ["draining", "stopping", "stopped"]
+
+    tell(story)
+
+
+def test_one_that_loads_is_ended_without_draining() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=100)) as world:
+            async with supervised(world) as one:
+                await one.until(State.LOADING)
+            assert world.story_of("a")[-2:] == ["stopping", "stopped"]
+            assert "draining" not in world.story_of("a")
+            assert asyncio.get_running_loop().time() < 1
+
+    tell(story)
+
+
+@pytest.mark.parametrize("at", [State.DRAINING, State.STOPPING])
+def test_a_second_cancel_makes_it_short(at: State) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(ignores_term=True)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                if at is State.DRAINING:
+                    one.traffic.begin(KEY)
+                one.task.cancel()
+                await one.until(at)
+                now = asyncio.get_running_loop().time()
+                one.task.cancel()
+                await asyncio.wait((one.task,))
+                assert asyncio.get_running_loop().time() == now
+                assert world.machine.children[0].got_kill
+
+    tell(story)
+
+
+def test_a_stop_while_a_hung_one_is_killed_waits_for_its_end() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=2, ignores_term=True, ignores_kill=True)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.STOPPING)
+                one.task.cancel()
+                await asyncio.sleep(1)
+                assert not one.task.done()
+                one.task.cancel()
+                await asyncio.sleep(1)
+                world.machine.children[0].crash(Exit(signal=9))
+                await asyncio.wait((one.task,))
+                assert one.task.cancelled()
+
+    tell(story)
+
+
+def test_the_socket_of_an_ended_child_is_removed(tmp_path: Path) -> None:
+    async def story() -> None:
+        path = tmp_path / "x.sock"
+        path.touch()
+        with a_world() as world:
+            adopted = an_adopted(world, path)
+            async with supervised(world, adopted=adopted) as one:
+                await one.until(State.READY)
+                assert path.exists()
+            assert not path.exists()
+
+    tell(story)
+
+
+# --- taken over
+
+
+def an_adopted(world: World, path: Path, **behaviour: Any) -> Running:
+    """A child of an earlier llamad, ready since long."""
+    address = UnixAddress(path)
+    child = FakeChild(world.machine, 77, address, Behaviour(loads_for=0, answers_from=0, **behaviour))
+    world.machine.children.append(child)
+    return Running(child, a_launch(), address, -500.0, 3)
+
+
+def test_one_that_was_taken_over_goes_on_as_it_is(tmp_path: Path) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world, adopted=an_adopted(world, tmp_path / "x.sock")) as one:
+                await one.until(State.READY)
+                assert (one.view.pid, one.view.restarts, one.view.started_at) == (77, 3, -500.0)
+                assert not one.supervisor.program_changed()
+                assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_one_that_was_taken_over_and_crashes_waits_like_any_other(tmp_path: Path) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            policy = RestartPolicy(initial_delay=10, max_delay=10)
+            adopted = an_adopted(world, tmp_path / "x.sock", ends=(5.0, SEGFAULT))
+            async with supervised(world, adopted=adopted, restart=policy) as one:
+                await one.until(State.BACKOFF)
+                await one.until(State.READY)
+                assert starts(world) == [0.0, pytest.approx(15)]
+                assert one.view.restarts == 4
+
+    tell(story)
+
+
+# --- a bug of ours
+
+
+def test_a_bug_costs_one_life(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            inspections = iter([ZeroDivisionError("oops")])
+
+            async def prepare(*_: object) -> None:
+                raise next(inspections)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(starting, "prepare", prepare)
+                async with supervised(world) as one:
+                    await one.until(State.BACKOFF)
+                    assert one.cause == "internal-error"
+                    patch.undo()
+                    await one.until(State.READY)
+
+    tell(story)
+    assert "a bug in llamad" in caplog.text
+
+
+def test_a_bug_while_it_runs_ends_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                with monkeypatch.context() as patch:
+                    patch.setattr("llamad.servers.life.read_slots", lambda _: 1 / 0)
+                    await one.until(State.BACKOFF)
+                assert one.cause == "internal-error"
+                assert world.machine.children[0].closed
+                await one.until(State.READY)
+
+    tell(story)
+
+
+# --- the best one
+
+WHOLE_LIFE = (
+    Behaviour(loads_for=2, busy_until=4, ends=(6.0, SEGFAULT), dies_in=0.3),
+    Behaviour(loads_for=1, silent_from=3, silent_until=9, ends=(12.0, Exit(code=1))),
+    Behaviour(loads_for=1, stuck_from=2, ignores_term=True),
+    Behaviour(ends=(0.0, SEGFAULT)),
+)
+"""In 30 s: loading, ready, busy, crashed, waiting, unresponsive, again, stuck, hung, killed, failing."""
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_stop_at_any_instant_ends_clean(part: int) -> None:
+    """200 instants; many coincide with something that the loop does at that time."""
+    seen: set[str] = set()
+    for instant in range(part, 200, 4):
+
+        async def story(at: float = instant * 0.15) -> None:
+            with a_world(*WHOLE_LIFE) as world:
+                async with supervised(world, health=HealthPolicy(hang_timeout=9, interval=1, timeout=1)) as one:
+                    one.traffic.begin(KEY)
+                    asyncio.get_running_loop().call_later(at + 1, one.traffic.end, KEY)
+                    await asyncio.sleep(at)
+                    seen.add(str(one.view.state))
+                assert asyncio.get_running_loop().time() - at <= 30 + 10 + 10
+            assert world.story_of("a")[-1] == "stopped"
+
+        tell(story)
+    assert {"loading", "ready", "unresponsive", "backoff"} <= seen
+
+
+@pytest.mark.parametrize("steps", range(60))
+def test_a_stop_after_any_number_of_steps_ends_clean(steps: int) -> None:
+    """Not by the clock but by turns of the loop: between any two awaits."""
+
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=0, answers_from=0, ends=(0.005, SEGFAULT))) as world:
+            async with supervised(world):
+                for _ in range(steps + 1):
+                    await asyncio.sleep(0)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.03, 0.06, 3.0])
+@pytest.mark.parametrize("order", ["crash first", "stop first"])
+def test_a_crash_in_the_moment_of_a_stop_ends_clean(after: float, order: str) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world) as one:
+                await world.board.wait_for(lambda: bool(world.machine.children))
+                await asyncio.sleep(after)
+                if order == "stop first":
+                    one.task.cancel()
+                world.machine.children[0].crash(SEGFAULT)
+            assert world.story_of("a")[-1] == "stopped"
+
+    tell(story)
+
+
+def test_every_state_has_a_way_out_and_a_way_in() -> None:
+    assert set(MOVES) == set(State)
+    assert {new for some in MOVES.values() for new in some} == set(State)
+    assert all(MOVES.values())
