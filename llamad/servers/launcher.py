@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from llamad.host.address import Address
-from llamad.host.cgroup import Groups, Limits
+from llamad.host.cgroup import Group, Groups, Limits
 from llamad.host.notify import Notifier
 from llamad.host.pidfd import boot_id, start_time
 from llamad.servers.board import ReplicaKey
@@ -25,8 +25,10 @@ class ProcessLauncher:
     def __init__(self, ledger: Ledger, groups: Groups, store: Notifier | None) -> None:
         self._ledger = ledger
         self._groups = groups
-        self._store = store
+        self._store = store if store is not None and store.active else None
         self._boot = boot_id() or ""
+        self._unremoved: list[str] = []
+        self._emptying: list[Group] = []
         self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd"]]] = {}
 
     def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Process:
@@ -42,7 +44,7 @@ class ProcessLauncher:
                 environment,
                 die_with_parent=self._store is None,
                 group=group,
-                on_close=lambda: self._forget(key),
+                on_close=lambda: self._forget(key, group),
             )
         except OSError:
             if group is not None:
@@ -67,10 +69,20 @@ class ProcessLauncher:
         return process
 
     def store_again(self) -> None:
-        """Hand to systemd what it does not have yet: its queue may have been full."""
+        """Catch up, now and then: tell systemd what it could not be told, for its queue may have been full, and remove
+        control groups that were not empty yet. What is to be removed from the store comes first: a new descriptor may
+        have the name of an old one.
+        """
+        self._emptying = [group for group in self._emptying if not group.remove()]
+        if self._store is None:
+            return
+        while self._unremoved:
+            if not self._store.remove(self._unremoved[0]):
+                return
+            del self._unremoved[0]
         for name, (process, which) in list(self._unstored.items()):
             fd = process.log_fd if which == "log_fd" else process.pid_fd
-            if fd < 0 or self._store is None or self._store.store(name, fd, poll=False):
+            if fd < 0 or self._store.store(name, fd, poll=False):
                 del self._unstored[name]
 
     def adopt(self, record: Record, pid_fd: int, log_fd: int) -> Process:
@@ -78,14 +90,17 @@ class ProcessLauncher:
         self._ledger.put(record)
         group = self._groups.find(record.name)
         return Process(
-            record.pid, pid_fd, log_fd, is_child=False, group=group, on_close=lambda: self._forget(record.key)
+            record.pid, pid_fd, log_fd, is_child=False, group=group, on_close=lambda: self._forget(record.key, group)
         )
 
-    def _forget(self, key: ReplicaKey) -> None:
+    def _forget(self, key: ReplicaKey, group: Group | None) -> None:
         self._ledger.drop(key)
-        if self._store is not None:
-            self._store.remove(LOG_FD + store_name(key))
-            self._store.remove(PID_FD + store_name(key))
+        if group is not None:
+            self._emptying.append(group)
+        for name in (LOG_FD + store_name(key), PID_FD + store_name(key)):
+            if self._unstored.pop(name, None) is None and self._store is not None:
+                self._unremoved.append(name)
+        self.store_again()
 
 
 def store_name(key: ReplicaKey) -> str:

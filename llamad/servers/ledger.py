@@ -124,4 +124,6 @@ def _record(entry: dict[str, Any]) -> Record:
     if record.pid < 1:  # to the kernel, a group of processes or all of them
         raise ValueError(f"pid is {record.pid}")
     parse_address(record.address)
+    if record.pid <= 1 or record.index < 0:  # 0 and below mean groups to kill(2)
+        raise ValueError(f"pid {record.pid}, index {record.index}")
     return record

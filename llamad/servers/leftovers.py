@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from llamad.host.address import UnixAddress, parse_address
-from llamad.host.pidfd import boot_id, has_ended, open_pidfd, pid_of, send_signal, start_time
+from llamad.host.pidfd import boot_id, open_pidfd, pid_of, send_signal, start_time
 from llamad.servers.command import Launch
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
 from llamad.servers.ledger import Record
@@ -24,10 +25,13 @@ KILL_TIMEOUT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A running child of an earlier llamad. One that is not `current` runs something else than is wanted now."""
+    """A running child of an earlier llamad. One that is not `current` runs something else than is wanted now.
+    `generation` is the one it was recorded with: what is started beside it must not be taken for it.
+    """
 
     running: Running
     current: bool
+    generation: int
 
 
 def claim(
@@ -42,43 +46,58 @@ def claim(
         pid_fds, log_fds = handed.get(PID_FD + record.name, []), handed.get(LOG_FD + record.name, [])
         if len(pid_fds) != 1 or len(log_fds) != 1:
             unclaimed.append(record)
-        elif pid_of(pid_fds[0]) not in (record.pid, None):
-            log.warning("the stored descriptor of %s is of another process: refused", record.name)
+        elif not _belong(record, pid_fds[0], log_fds[0]):
+            log.warning("the stored descriptors of %s are of something else: refused", record.name)
+            unclaimed.append(record)
         else:
             del handed[PID_FD + record.name], handed[LOG_FD + record.name]
             claimed[record] = launcher.adopt(record, pid_fds[0], log_fds[0])
     return claimed, unclaimed
 
 
+def _belong(record: Record, pid_fd: int, log_fd: int) -> bool:
+    """Whether these are a pidfd of the recorded process (or of one that is reaped by now) and a pipe."""
+    try:
+        is_pidfd = "pidfd" in os.readlink(f"/proc/self/fd/{pid_fd}")
+        is_pipe = stat.S_ISFIFO(os.fstat(log_fd).st_mode)
+    except OSError:
+        return False
+    return is_pidfd and is_pipe and pid_of(pid_fd) in (record.pid, None)
+
+
 def assign(
     claimed: Mapping[Record, Process], wanted: Mapping[str, Intent], *, wall: float, now: float
-) -> tuple[dict[str, dict[int, Adopted]], list[Process]]:
+) -> tuple[dict[str, dict[int, Adopted]], dict[Record, Process]]:
     """Give each child to the replica it is of; those that nobody wants are returned to be ended. `wall` and `now` are
     the same moment on the clock and in the loop's time.
     """
+    newest: dict[tuple[str, int], Record] = {}
+    for record in sorted(claimed, key=lambda one: one.generation):
+        newest[record.server, record.index] = record  # of both sides of a start-first replace the newer one goes on
     adopted: dict[str, dict[int, Adopted]] = {}
-    processes: dict[tuple[str, int], Process] = {}
-    unwanted = []
-    for record, process in sorted(claimed.items(), key=lambda item: item[0].generation):
-        intent = wanted.get(record.server)
-        if intent is None or record.index >= len(intent.launches):
-            unwanted.append(process)
-            continue
-        launch = intent.launches[record.index]
-        if not isinstance(launch, Launch):
-            unwanted.append(process)
-            continue
-        running = Running(process, launch, parse_address(record.address), now - max(wall - record.started_at, 0), 0)
-        before = processes.get((record.server, record.index))
-        if before is not None:  # both sides of a start-first replace were alive: the newer one goes on
-            unwanted.append(before)
-        processes[record.server, record.index] = process
-        adopted.setdefault(record.server, {})[record.index] = Adopted(running, record.fingerprint == launch.fingerprint)
+    unwanted = dict(claimed)
+    for record in newest.values():
+        launch = _wanted_launch(record, wanted)
+        if launch is not None:
+            child = unwanted.pop(record)
+            started_at = now - max(wall - record.started_at, 0)
+            running = Running(child, launch, parse_address(record.address), started_at, 0)
+            current = record.fingerprint == launch.fingerprint
+            adopted.setdefault(record.server, {})[record.index] = Adopted(running, current, record.generation)
     return adopted, unwanted
 
 
-async def end_processes(processes: list[Process]) -> None:
+def _wanted_launch(record: Record, wanted: Mapping[str, Intent]) -> Launch | None:
+    intent = wanted.get(record.server)
+    if intent is None or not 0 <= record.index < len(intent.launches):
+        return None
+    launch = intent.launches[record.index]
+    return launch if isinstance(launch, Launch) else None
+
+
+async def end_processes(unwanted: Mapping[Record, Process]) -> None:
     """End children that were taken over and are not wanted."""
+    processes = unwanted.values()
     for process in processes:
         process.attach(lambda _: None)
         process.terminate()
@@ -88,60 +107,70 @@ async def end_processes(processes: list[Process]) -> None:
         process.kill()
     if processes:
         await asyncio.wait([process.ended for process in processes], timeout=KILL_TIMEOUT)
-    for process in processes:
+    for record, process in unwanted.items():
         process.close()
+        _unlink_socket(record)
 
 
-async def end_recorded(records: list[Record]) -> None:
+async def end_recorded(records: Iterable[Record]) -> None:
     """End what runs under the recorded pids, if it is still the very process that was recorded."""
-    pid_fds = {}
-    for record in records:
-        fd = _open_same(record)
-        if fd is not None:
-            log.warning(
-                "%s of an earlier llamad still runs as pid %d: ended", record.name, record.pid,
-                extra={"server": record.server, "event": "leftover"},
-            )  # fmt: skip
-            pid_fds[fd] = record
-    try:
-        for number, timeout in ((signal.SIGTERM, TERM_TIMEOUT), (signal.SIGKILL, KILL_TIMEOUT)):
-            left = [fd for fd in pid_fds if not has_ended(fd)]
-            for fd in left:
-                _signal(fd, pid_fds[fd].pid, number)
-            await _all_ended(left, timeout)
+    async with asyncio.TaskGroup() as group:
         for record in records:
-            _unlink_socket(record)
-    finally:
-        for fd in pid_fds:
-            os.close(fd)
+            group.create_task(_end_recorded(record))
+
+
+async def _end_recorded(record: Record) -> None:
+    pid_fd = _open_same(record)
+    if pid_fd is not None:
+        try:
+            _tell(record, "of an earlier llamad still runs as pid %d: ended")
+            if not await _end(pid_fd, record.pid):
+                _tell(record, "of an earlier llamad cannot be ended: pid %d")
+        finally:
+            os.close(pid_fd)
+    _unlink_socket(record)
+
+
+def _tell(record: Record, text: str) -> None:
+    log.warning(f"%s {text}", record.name, record.pid, extra={"server": record.server, "event": "leftover"})  # noqa: G004
 
 
 def _open_same(record: Record) -> int | None:
     if record.boot_id != boot_id():
         return None
-    fd = open_pidfd(record.pid)
-    if fd is not None and start_time(record.pid) != record.start_ticks:  # asked after the pidfd: no race
-        os.close(fd)
+    pid_fd = open_pidfd(record.pid)
+    if pid_fd is not None and start_time(record.pid) != record.start_ticks:  # asked after the pidfd: no race
+        os.close(pid_fd)
         return None
-    return fd
+    return pid_fd
 
 
-def _signal(fd: int, pid: int, number: signal.Signals) -> None:
+async def _end(pid_fd: int, pid: int) -> bool:
+    """SIGTERM, grace, SIGKILL to the whole group; whether it has ended."""
+    with suppress(PermissionError):
+        send_signal(pid_fd, signal.SIGTERM)
+    ended = await _ended_within(pid_fd, TERM_TIMEOUT)
     with suppress(PermissionError, ProcessLookupError):
-        send_signal(fd, number)
-        if number is signal.SIGKILL:
-            os.killpg(pid, number)
+        os.killpg(pid, signal.SIGKILL)  # at once after the end: the number cannot come to mean another group so soon
+    return ended or await _ended_within(pid_fd, KILL_TIMEOUT)
 
 
-async def _all_ended(pid_fds: list[int], timeout: float) -> None:
+async def _ended_within(pid_fd: int, timeout: float) -> bool:
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while not all(map(has_ended, pid_fds)) and loop.time() < deadline:
-        await asyncio.sleep(0.02)  # noqa: ASYNC110 - seconds at most, once a start, for what is seldom there
+    ended = asyncio.Event()
+    loop.add_reader(pid_fd, ended.set)
+    try:
+        async with asyncio.timeout(timeout):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pid_fd)
+    return True
 
 
 def _unlink_socket(record: Record) -> None:
     address = parse_address(record.address)
-    if isinstance(address, UnixAddress):
-        with suppress(OSError):
-            address.path.unlink(missing_ok=True)
+    with suppress(OSError):
+        if isinstance(address, UnixAddress) and address.path.is_socket():
+            address.path.unlink()

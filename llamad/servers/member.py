@@ -73,7 +73,7 @@ class Member:
         self._make_room = make_room
         self._adopted = adopted
         self._posts: dict[int, _Post] = {}
-        self._generation = 0
+        self._generation = 1 + max((one.generation for one in adopted.values()), default=-1)
         self._changed = asyncio.Event()
         self._changed.set()
 

@@ -97,14 +97,12 @@ class Process:
         )
 
     def close(self) -> None:
-        """Let go of the descriptors and of the control group; the process is not touched."""
+        """Let go of the descriptors; the process is not touched."""
         self._close_log()
         if self.pid_fd >= 0:
             self._loop.remove_reader(self.pid_fd)
             os.close(self.pid_fd)
             self.pid_fd = -1
-            if self._group is not None:
-                self._group.remove()
             self._on_close()
 
     def _kill_group(self) -> None:
