@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from llamad import __version__
@@ -311,9 +311,16 @@ class Daemon:
             config.log.format, config.log.level, environ=self._environ, stream=sys.stderr, redaction=self._redaction
         )
 
-    def _announce(self) -> AbstractContextManager[None]:
-        """RELOADING and READY around every reload, but not before the first READY: that would be a lie."""
-        return self._notifier.reloading() if self._reporter.is_ready else nullcontext()
+    @contextmanager
+    def _announce(self) -> Iterator[None]:
+        """RELOADING and READY around every reload, but not before the first READY: that would be a lie. STATUS shows
+        how it ended.
+        """
+        with self._notifier.reloading() if self._reporter.is_ready else nullcontext():
+            try:
+                yield
+            finally:
+                self._reporter.refresh()
 
     def _notices(self) -> list[str]:
         taken = [self._front.problem] if self._front.problem is not None else []
