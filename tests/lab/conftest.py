@@ -14,6 +14,7 @@ from tests.lab.roots import REPOSITORY
 SUITES = ("forky", "trixie", "bookworm")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist, tests of one suite stay on one worker (`--dist loadgroup`): it boots that machine once."""
     for item in items:

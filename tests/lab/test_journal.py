@@ -20,9 +20,8 @@ def test_entries_carry_the_fields(guest: Guest) -> None:
 
 
 def test_a_servers_own_lines_have_its_levels(guest: Guest) -> None:
-    words = (
-        r"0.00.001.000 E srv  test: an error\n0.00.001.000 W srv  test: a warning\n0.00.001.000 I srv  test: a fact\n"
-    )
+    lines = {"E": "an error", "W": "a warning", "I": "a fact"}
+    words = "".join(rf"0.00.001.000 {level} srv  test: {text}\n" for level, text in lines.items())
     guest.configure({"one": fake_server(FAKE_LOG=words)})
     guest.start()
     found = {}

@@ -134,11 +134,9 @@ def test_lintian_has_nothing_to_say(deb: Path) -> None:
         [
             "lintian",
             "--no-cfg",
-            "--allow-root",
             "--display-info",
             "--pedantic",
-            "--fail-on",
-            "error,warning,info,pedantic",
+            "--fail-on=error,warning,info,pedantic",
             deb,
         ],
         capture_output=True,

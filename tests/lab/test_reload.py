@@ -10,6 +10,12 @@ from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab
 
+TWO_HUNDRED = """
+from llamad.control.client import own_client
+for _ in range(200):
+    own_client(None).post("reload", wait=False)
+"""
+
 
 def test_a_broken_file_is_refused_and_a_mended_one_applied(guest: Guest) -> None:
     guest.configure({"one": any_server(guest)})
@@ -74,10 +80,7 @@ def test_two_hundred_reloads_leave_nothing(guest: Guest) -> None:
     for _ in range(3):  # caches and the allocator reach their size
         guest.run("llamad", "reload")
     fds, threads, memory = measure()
-    again = (
-        "from llamad.control.client import own_client\nfor _ in range(200): own_client(None).post('reload', wait=False)"
-    )
-    guest.run(guest.python, "-c", again, timeout=120)
+    guest.run(guest.python, "-c", TWO_HUNDRED, timeout=120)
     fds_after, threads_after, memory_after = measure()
     assert fds_after <= fds + 1
     assert threads_after <= threads + 1

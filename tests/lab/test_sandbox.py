@@ -15,7 +15,7 @@ TRIES = {
     "write a model": "open('/srv/models/tiny.gguf', 'a')",
     "read /home": "open('/home/lab/secret').read()",
     "read /root": "open('/root/secret').read()",
-    "open another device": "open('/dev/kmsg').read(0) if os.path.exists('/dev/kmsg') else os.open('/dev/full', 0) and 1/0",
+    "open another device": "open('/dev/lab', 'rb', buffering=0)",
     "make a device": "os.mknod('/run/llamad/device', 0o600 | stat.S_IFCHR, os.makedev(1, 11))",
     "load a module": "libc(175, 0, 0, b'')",
     "mount": "libc(165, b'none', b'/tmp', b'tmpfs', 0, None)",
@@ -80,6 +80,7 @@ def test_each_drop_in_example_is_understood(guest: Guest, example: str) -> None:
 
 def test_the_sandbox_holds_for_a_server(guest: Guest) -> None:
     guest.run("sh", "-c", "mkdir -p /home/lab; echo x >/home/lab/secret; echo x >/root/secret; chmod -R a+rX /home/lab")
+    guest.run("sh", "-c", "test -e /dev/lab || mknod -m 666 /dev/lab c 1 11; : </dev/lab")
     guest.machine.write(PROBE, SCRIPT.replace("TRIES.items()", f"{TRIES!r}.items()"), 0o755)
     guest.configure({"one": {**fake_server(), "llama_server": PROBE}})
     guest.start()
