@@ -110,7 +110,7 @@ def read_ledger(path: Path) -> Found:
         return Found(records, frozenset(str(name) for name in document["stopped"]))
     except FileNotFoundError:
         return Found()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is not usable and is ignored: %s", path, error, extra={"event": "ledger"})
         return Found()
 
