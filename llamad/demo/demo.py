@@ -33,6 +33,10 @@ from llamad.errors import LlamadError, UnavailableError
 QUESTION = "What is the capital of France? Answer in one sentence."
 SERVER = "demo"
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 30.0
+"""Seconds for what llamad does by itself."""
+_STARTING = "Starting llamad"
+_OPENING = "Opening the gateway"
 _LONGEST_FOLDER = 60
 """Bytes; the sockets below it must stay under UNIX_PATH_LIMIT."""
 
@@ -107,18 +111,24 @@ def _write_config(folder: Path, engine: Path, model: Path, port: int) -> None:
 
 
 def _wait_ready(daemon: Daemon, port: int, screen: Screen) -> None:
-    """Return when the gateway takes requests; LlamadError when it never will."""
-    began = time.monotonic()
-    screen.wait("Starting llamad")
+    """Return when the gateway takes requests; LlamadError when it never will. How long the model may take is for
+    llamad to judge, what llamad itself may take is bounded here.
+    """
+    began = since = time.monotonic()
+    doing = _STARTING
+    screen.wait(doing)
     while not _answers(port):
         if (code := daemon.ended()) is not None:
             _fail(daemon, f"llamad ended with status {code} instead of starting")
-        if (replica := _replica(daemon)) is not None:
-            if replica["state"] == "failed":
-                _fail(daemon, f"the model's server failed: {replica['last_error']}", replica["hint"])
-            screen.wait(_doing(replica))
-        else:
-            screen.wait("Starting llamad")
+        replica = _replica(daemon)
+        if replica is not None and replica["state"] == "failed":
+            _fail(daemon, f"the model's server failed: {replica['last_error']}", replica["hint"])
+        before, doing = doing, _STARTING if replica is None else _doing(replica)
+        if doing != before:
+            since = time.monotonic()
+        elif doing in (_STARTING, _OPENING) and time.monotonic() - since > PATIENCE:
+            _fail(daemon, f"llamad got no further than this in {PATIENCE:.0f} s: {doing.lower()}")
+        screen.wait(doing)
         time.sleep(0.1)
     screen.step(f"Ready after {time.monotonic() - began:.1f} s")
 
@@ -130,7 +140,7 @@ def _doing(replica: Document) -> str:
         case "loading":
             return "Loading the model"
         case "ready":
-            return "Opening the gateway"
+            return _OPENING
         case _:
             return "Starting the engine"
 

@@ -139,6 +139,18 @@ def test_a_llamad_that_ends_by_itself_is_a_failure(path: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("model")
+def test_a_gateway_that_never_answers_is_not_waited_for_without_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_binary(path)
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(module, "_answers", lambda _port: False)
+    monkeypatch.setattr(module, "_replica", lambda _daemon: {"state": "ready"})
+    with pytest.raises(LlamadError, match=r"^llamad got no further than this in 0 s: opening the gateway\n"):
+        demo(once=True)
+
+
+@pytest.mark.usefixtures("model")
 def test_an_answer_that_is_refused_is_a_failure(path: Path) -> None:
     fake_binary(path, status=500)
     with pytest.raises(LlamadError, match=r"^the question was answered with 500"):
@@ -190,7 +202,7 @@ def test_a_long_temporary_folder_is_not_for_sockets(tmp_path: Path, monkeypatch:
     [
         ({"state": "starting"}, "Starting the engine"),
         ({"state": "loading"}, "Loading the model"),
-        ({"state": "ready"}, "Opening the gateway"),
+        ({"state": "ready"}, module._OPENING),
         ({"state": "backoff", "last_error": "no"}, "The engine ended (no) and is started again"),
     ],
 )
