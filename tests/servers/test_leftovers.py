@@ -267,13 +267,13 @@ async def test_a_child_that_lacks_a_descriptor_is_not_claimed(
 async def test_foreign_descriptors_are_refused_with_one_line_and_the_child_is_known_as_left(
     foreign: str, launcher: ProcessLauncher, handed: Handed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with a_leftover() as (_, record), Path("/dev/null").open("rb") as null:
+    with a_leftover() as (_, record):
         if foreign == "no pidfd":
-            handed.fds[PID_FD + record.name] = [os.dup(null.fileno())]
+            handed.fds[PID_FD + record.name] = [os.open("/dev/null", os.O_RDONLY)]
         else:
             handed.pidfd(record, os.getpid() if foreign == "another process" else None)
         if foreign == "no pipe":
-            handed.fds[LOG_FD + record.name] = [os.dup(null.fileno())]
+            handed.fds[LOG_FD + record.name] = [os.open("/dev/null", os.O_RDONLY)]
         else:
             handed.log(record)
         kept = dict(handed.fds)
