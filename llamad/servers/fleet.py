@@ -121,9 +121,9 @@ class Fleet:
 
     def failure(self, server: str) -> Failure | None:
         """Why a server is not as it is wanted, where it is not: blocked, failed, or not replaced."""
-        blocked = self._member(server).blocked
+        self._member(server)
         errors = (view.last_error for view in self.board.of(server))
-        return blocked or next((error for error in errors if error is not None), None)
+        return self._room.blocked(server) or next((error for error in errors if error is not None), None)
 
     def notice(self, server: str) -> str | None:
         """What an operator should know that is no failure."""
@@ -162,7 +162,11 @@ class Fleet:
         member.traffic.last_used = asyncio.get_running_loop().time()
         if not will.running:
             self._want(server, demand=True)
-        await self.board.wait_for(lambda: self._decided(member))
+        member.awaited += 1
+        try:
+            await self.board.wait_for(lambda: self._decided(member))
+        finally:
+            member.awaited -= 1
         if self._members.get(server) is not member:
             raise UnknownServerError(server, tuple(self.configs))
         if failure := self._down(server):
@@ -181,7 +185,7 @@ class Fleet:
         member = self._members.get(server)
         if member is None:
             return True
-        if member.blocked is not None:
+        if self._room.blocked(server):
             return True
         if member.busy:
             return False
@@ -232,7 +236,7 @@ class Fleet:
     def _decided(self, member: Member) -> bool:
         states = [view.state for view in self.board.of(member.name)]
         gone = self._members.get(member.name) is not member
-        if gone or member.blocked is not None or State.READY in states:
+        if gone or State.READY in states or self._room.blocked(member.name):
             return True
         if member.busy or len(states) < member.posted:
             return False
@@ -243,7 +247,7 @@ class Fleet:
         if any(view.state is State.READY for view in views):
             return None
         errors = [view.last_error for view in views if view.last_error is not None]
-        return self._members[server].blocked or (errors[0] if errors else Failure("stopped", "it was stopped"))
+        return self._room.blocked(server) or (errors[0] if errors else Failure("stopped", "it was stopped"))
 
     def _retry_after(self, server: str) -> float | None:
         now = asyncio.get_running_loop().time()

@@ -48,7 +48,7 @@ class _Post:
 
 class Member:
     """Converges one server. `want` may be called at any time; `busy` tells whether it has not caught up yet, and
-    `blocked` (written by the fleet) why it cannot start beside what runs.
+    `awaited` (written by the fleet) how many wait for it to be ready.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Member:
         self.output = Output()
         self.traffic = Traffic(loop.time)
         self.busy = True
-        self.blocked: Failure | None = None
+        self.awaited = 0
         self.leaving = False
         self._around = around
         self._board = around.board
@@ -148,7 +148,7 @@ class Member:
         fresh = {
             index for index, post in self._posts.items() if (post.launch, post.order) == (wanted[index], target.order)
         }
-        for index in [index for index in self._posts if index not in fresh]:
+        for index in sorted((index for index in self._posts if index not in fresh), key=self._is_ready):
             if self._posts[index].order == _STALE:
                 await self._outcome(self._posts[index].supervisor.key, target)
             if self._is_ready(index):  # the last one that serves goes only when others do, or cannot

@@ -14,6 +14,7 @@ from llamad.servers.starting import aside
 log = logging.getLogger(__name__)
 LOOK_AGAIN = 0.1
 """Seconds: traffic that ends is not on the board."""
+_HINT = "see memory:, group: and gateway.memory_budget:"
 MEMORY_WAIT = 10.0
 """Seconds that memory of an ended server may take to become free (VRAM: 0.5 to 1.5 s were seen)."""
 
@@ -29,11 +30,20 @@ class Room:
         self._members = members
         self._evict = evict
         self._line: list[str] = []
+        self._told: dict[str, str] = {}
+        """Why some of the line cannot start at all as things are."""
         self.budget: Mapping[Device, int] = {}
 
     def is_waited_for_by(self, server: str) -> bool:
         """Whether nothing of `server` runs because it waits here."""
         return server in self._line and not self._members[server].posted
+
+    def blocked(self, server: str) -> Failure | None:
+        """Why `server`, which waits here, cannot start at all as things are at this moment."""
+        if server not in self._line or not self._members[server].target.running:
+            return None
+        why = self._verdict(self._members[server].target.intent.config).never
+        return None if why is None else Failure("no-room", why, _HINT, permanent=True)
 
     async def make(self, server: str) -> None:
         """Return when `server` may start beside what runs (others made way, and their memory is really free), or when
@@ -50,7 +60,7 @@ class Room:
                     if waited:
                         await self._memory_free(config)
                     return
-                self._block(member, verdict.never)
+                self._tell(server, verdict.never)
                 waited = waited or not verdict.never
                 for name in verdict.evict:
                     log.info("makes way for %s", server, extra={"server": name, "event": "evicted"})
@@ -58,7 +68,7 @@ class Room:
                 await self._changed(member)
         finally:
             self._line.remove(server)
-            self._block(member, None)
+            self._tell(server, None)
 
     def _verdict(self, config: ServerConfig) -> Verdict:
         if config.group is None and config.memory is None:
@@ -73,20 +83,21 @@ class Room:
             config, traffic = member.target.intent.config, member.traffic
             if member.posted:
                 leaving = not member.target.running
-                residents.append(Resident(config, idle=traffic.idle, last_used=traffic.last_used, leaving=leaving))
-            elif name in ahead and member.blocked is None:
+                idle = traffic.idle and not member.awaited
+                residents.append(Resident(config, idle=idle, last_used=traffic.last_used, leaving=leaving))
+            elif name in ahead and name not in self._told:
                 residents.append(Resident(config, idle=False, last_used=traffic.last_used))
         return residents
 
-    def _block(self, member: Member, why: str | None) -> None:
-        """Say why a server cannot start as things are, or that nothing keeps it any more."""
-        hint = "see memory:, group: and gateway.memory_budget:"
-        blocked = Failure("no-room", why, hint, permanent=True) if why else None
-        if blocked == member.blocked:
+    def _tell(self, server: str, why: str | None) -> None:
+        """Log, once, why a server cannot start as things are; None: nothing keeps it any more."""
+        if why == self._told.get(server):
             return
-        member.blocked = blocked
-        if blocked is not None:
-            log.error("cannot start: %s", why, extra={"server": member.name, "event": "no-room"})
+        if why is None:
+            del self._told[server]
+        else:
+            self._told[server] = why
+            log.error("cannot start: %s (%s)", why, _HINT, extra={"server": server, "event": "no-room"})
         self._board.wake_waiters()
 
     async def _changed(self, member: Member) -> None:

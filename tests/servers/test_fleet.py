@@ -1,0 +1,1110 @@
+"""All servers together, told on a clock that jumps: configurations, orders, demand, room, and what crashes meanwhile."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamad.config.model import RestartPolicy, StopPolicy
+from llamad.errors import ServerDownError, UnknownServerError
+from llamad.host.address import UnixAddress
+from llamad.host.pidfd import Exit
+from llamad.servers.board import Change, Failure, Replica
+from llamad.servers.fleet import PATIENCE, Fleet
+from llamad.servers.leftovers import Adopted
+from llamad.servers.plan import Intent
+from llamad.servers.room import MEMORY_WAIT
+from llamad.servers.starting import Running
+from llamad.servers.state import State
+from tests.builders import a_launch
+from tests.stories import Behaviour, FakeChild, World, a_fleet, a_world, an_intent, by_name, tell
+
+SEGFAULT = Exit(signal=11)
+AT_ONCE = Behaviour(ends=(0.0, SEGFAULT))
+NEW = a_launch("a", arguments=("--model", "/models/a.gguf", "--ctx-size", "8192"))
+CANNOT = Failure("program-missing", "llama-server is not there", "install it", permanent=True)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def states(fleet: Fleet, server: str) -> list[State]:
+    return [view.state for view in fleet.board.of(server)]
+
+
+def pids(fleet: Fleet, server: str) -> list[int | None]:
+    return [view.pid for view in fleet.board.of(server)]
+
+
+def on_demand(name: str, **config: Any) -> Intent:
+    return an_intent(name, start="on-demand", **config)
+
+
+async def down(fleet: Fleet, server: str) -> ServerDownError:
+    """The error of `ensure_ready`."""
+    with pytest.raises(ServerDownError) as caught:
+        await fleet.ensure_ready(server)
+    return caught.value
+
+
+# --- configurations
+
+
+def test_servers_start_and_all_end_with_the_fleet() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a"), an_intent("b", replicas=2)) as fleet:
+                await fleet.settled(["a", "b"])
+                assert states(fleet, "a") == [State.READY]
+                assert states(fleet, "b") == [State.READY] * 2
+                assert fleet.wanted("a") == "running"
+
+    tell(story)
+
+
+def test_an_equal_configuration_touches_nothing() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                changes: list[Change] = []
+                with fleet.board.observe(changes.append):
+                    plan = fleet.apply(by_name(an_intent("a")))
+                    await fleet.settled(["a"])
+                assert [str(step) for step in plan] == ["keep a"]
+                assert not changes
+
+    tell(story)
+
+
+def test_a_policy_is_taken_over_without_a_new_process() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", stop=StopPolicy(drain_timeout=3000))) as fleet:
+                await fleet.settled(["a"])
+                plan = fleet.apply(by_name(an_intent("a", stop=StopPolicy(drain_timeout=2))))
+                assert [str(step) for step in plan] == ["retune a: stop.drain_timeout 3000.0 -> 2.0"]
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+                fleet.traffic("a").begin(fleet.board.of("a")[0].key)
+                began = now()
+            assert now() - began == pytest.approx(2)
+
+    tell(story)
+
+
+def test_a_changed_launch_is_a_new_process_and_another_server_is_left_alone() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a"), an_intent("b")) as fleet:
+                await fleet.settled(["a", "b"])
+                fleet.apply(by_name(an_intent("a", launch=NEW), an_intent("b")))
+                assert not fleet.is_settled("a")
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1002]
+                assert pids(fleet, "b") == [1001]
+                assert world.machine.children[0].closed
+
+    tell(story)
+
+
+def test_a_removed_server_ends_and_can_come_back_while_it_does() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                fleet.apply({})
+                with pytest.raises(UnknownServerError):
+                    fleet.wanted("a")
+                await fleet.board.wait_for(lambda: states(fleet, "a") == [State.DRAINING])
+                fleet.apply(by_name(an_intent("a")))
+                fleet.traffic("a").end(key)
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001]
+                fleet.apply({})
+                await fleet.settled(["a"])
+                assert not world.machine.alive
+
+    tell(story)
+
+
+def test_a_server_that_is_removed_and_added_in_one_breath_goes_on() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply({})
+                fleet.apply(by_name(an_intent("a")))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+
+    tell(story)
+
+
+def test_replicas_join_and_leave_without_touching_the_others() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", replicas=3)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000, 1001, 1002]
+                fleet.apply(by_name(an_intent("a", replicas=1)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+
+    tell(story)
+
+
+def test_a_rolling_replace_keeps_one_serving() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", replicas=3)) as fleet:
+                await fleet.settled(["a"])
+                fewest = await fewest_ready(fleet, lambda: fleet.apply(by_name(an_intent("a", launch=NEW, replicas=3))))
+                assert fewest == 2
+                assert pids(fleet, "a") == [1003, 1004, 1005]
+
+    tell(story)
+
+
+async def fewest_ready(fleet: Fleet, *acts: Callable[[], object], apart: float = 0.0) -> int:
+    """The smallest number of ready replicas of `a` from the first act until it has settled."""
+    fewest = len(fleet.board.of("a"))
+
+    def note(_: Change) -> None:
+        nonlocal fewest
+        fewest = min(fewest, states(fleet, "a").count(State.READY))
+
+    with fleet.board.observe(note):
+        for act in acts:
+            act()
+            await asyncio.sleep(apart)
+        await fleet.settled(["a"])
+    return fewest
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.02, 0.5, 1.02, 1.5])
+def test_a_newer_change_in_the_middle_of_a_rolling_replace_leaves_no_gap(apart: float) -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(dies_in=0.3)) as world:
+            async with a_fleet(world, an_intent("a", replicas=2)) as fleet:
+                await fleet.settled(["a"])
+                newer = a_launch("a", arguments=("--newest",))
+                fewest = await fewest_ready(
+                    fleet,
+                    lambda: fleet.apply(by_name(an_intent("a", launch=NEW, replicas=2))),
+                    lambda: fleet.apply(by_name(an_intent("a", launch=newer, replicas=2))),
+                    apart=apart,
+                )
+                assert fewest == 1
+                assert states(fleet, "a") == [State.READY] * 2
+
+    tell(story)
+
+
+def test_a_replica_that_is_added_serves_before_the_old_one_goes() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                fewest = await fewest_ready(fleet, lambda: fleet.apply(by_name(an_intent("a", launch=NEW, replicas=2))))
+                assert fewest == 1
+
+    tell(story)
+
+
+def test_replicas_that_are_down_are_not_replaced_one_by_one() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.inspections[:] = [CANNOT] * 3
+            async with a_fleet(world, an_intent("a", replicas=3)) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.FAILED] * 3
+                began = now()
+                fleet.apply(by_name(an_intent("a", launch=NEW, replicas=3)))
+                await fleet.settled(["a"])
+                assert now() - began == pytest.approx(1, abs=0.1)
+
+    tell(story)
+
+
+def test_start_first_swaps_without_a_gap() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+                await fleet.settled(["a"])
+                wanted = by_name(an_intent("a", launch=NEW, replace="start-first"))
+                assert await fewest_ready(fleet, lambda: fleet.apply(wanted)) == 1
+                assert pids(fleet, "a") == [1001]
+                assert fleet.failure("a") is None
+
+    tell(story)
+
+
+def test_start_first_keeps_the_old_one_when_the_new_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+                await fleet.settled(["a"])
+                world.inspections[:] = [CANNOT]
+                fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+                assert fleet.failure("a") == CANNOT
+                await asyncio.sleep(1000)
+                assert pids(fleet, "a") == [1000]
+                fleet.restart("a")  # now it may be there
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001]
+                assert fleet.failure("a") is None
+
+    tell(story)
+    assert "the old one goes on" in caplog.text
+
+
+def test_something_newer_ends_a_replacement_that_still_loads() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(loads_for=1000)) as world:
+            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
+                await asyncio.sleep(10)
+                assert len(world.machine.alive) == 2
+                fleet.apply(by_name(an_intent("a", replace="start-first")))
+                await fleet.settled(["a"])
+                assert now() < 15
+                assert pids(fleet, "a") == [1000]
+
+    tell(story)
+
+
+def test_a_fleet_that_ends_in_the_middle_of_a_start_first_ends_both() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(loads_for=1000)) as world:
+            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
+                await asyncio.sleep(10)
+            assert now() < 15
+
+    tell(story)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.5, 3.0, 3.5])
+def test_a_fleet_whose_block_is_left_by_an_error_ends_everything(at: float) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(loads_for=1000)) as world:
+            with pytest.raises(ExceptionGroup) as caught:
+                async with a_fleet(world, an_intent("a", replace="start-first"), an_intent("b")) as fleet:
+                    await asyncio.sleep(min(at, 3))
+                    if at >= 3:
+                        fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first"), an_intent("b")))
+                        await asyncio.sleep(at - 3)
+                    raise ZeroDivisionError
+            assert caught.group_contains(ZeroDivisionError) if hasattr(caught, "group_contains") else True
+
+    tell(story)
+
+
+def test_changes_that_come_while_it_works_are_coalesced_and_the_last_one_wins() -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(dies_in=2)) as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                for number in range(50):
+                    fleet.apply(by_name(an_intent("a", launch=a_launch("a", arguments=(str(number),)))))
+                    await asyncio.sleep(0.01)
+                await fleet.settled(["a"])
+                assert len(world.machine.children) <= 3
+                assert states(fleet, "a") == [State.READY]
+                assert fleet.apply(by_name(an_intent("a", launch=a_launch("a", arguments=("49",)))))[0].action == "keep"
+
+    tell(story)
+
+
+def test_a_server_that_cannot_be_launched_is_on_the_board_with_its_reason() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", launch=CANNOT)) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.FAILED]
+                assert fleet.failure("a") == CANNOT
+                fleet.apply(by_name(an_intent("a")))
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+
+    tell(story)
+
+
+# --- orders
+
+
+def test_a_stop_survives_an_unchanged_configuration_and_is_lifted_by_a_change() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                fleet.stop("a")
+                assert fleet.wanted("a") == "stopped"
+                assert fleet.stopped_by_order == {"a"}
+                await fleet.settled(["a"])
+                assert not states(fleet, "a")
+                fleet.apply(by_name(an_intent("a"), an_intent("b")))
+                await fleet.settled(["a", "b"])
+                assert not states(fleet, "a")
+                fleet.apply(by_name(an_intent("a", launch=NEW), an_intent("b")))
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+                assert not fleet.stopped_by_order
+
+    tell(story)
+
+
+def test_a_start_undoes_a_stop_and_wakes_what_waits() -> None:
+    async def story() -> None:
+        with a_world(*[AT_ONCE] * 6) as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.FAILED]
+                began = now()
+                fleet.start("a")
+                await fleet.board.wait_for(lambda: states(fleet, "a") == [State.READY])
+                assert now() - began < 2
+                fleet.stop("a")
+                await fleet.settled(["a"])
+                fleet.start("a")
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+
+    tell(story)
+
+
+def test_a_stop_and_start_in_one_breath_change_nothing() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                fleet.stop("a")
+                fleet.start("a")
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+
+    tell(story)
+
+
+def test_a_stop_is_noticed_while_a_rolling_replace_waits_for_a_long_load() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(), Behaviour(loads_for=1000, grows=False)) as world:
+            async with a_fleet(world, an_intent("a", replicas=2)) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", launch=NEW, replicas=2)))
+                await asyncio.sleep(50)
+                began = now()
+                fleet.stop("a")
+                await fleet.settled(["a"])
+                assert now() == began
+
+    tell(story)
+
+
+def test_a_restart_makes_new_processes_even_without_a_change() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", replicas=2)) as fleet:
+                await fleet.settled(["a"])
+                assert await fewest_ready(fleet, lambda: fleet.restart("a")) == 1
+                assert pids(fleet, "a") == [1002, 1003]
+
+    tell(story)
+
+
+def test_one_that_is_started_by_hand_waits_for_the_hand() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", start="manual")) as fleet:
+                await fleet.settled(["a"])
+                assert not states(fleet, "a")
+                error = await down(fleet, "a")
+                assert error.cause == "stopped"
+                assert "by hand" in error.message
+                fleet.start("a")
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+                await fleet.ensure_ready("a")
+                fleet.apply(by_name(an_intent("a", start="manual", launch=NEW)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001]
+                fleet.stop("a")
+                await fleet.settled(["a"])
+                assert not states(fleet, "a")
+
+    tell(story)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "wanted", "traffic", "output", "failure", "notice"])
+def test_an_unknown_server_is_told_with_those_there_are(verb: str) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                with pytest.raises(UnknownServerError, match="there is: a"):
+                    getattr(fleet, verb)("b")
+                with pytest.raises(UnknownServerError):
+                    await fleet.ensure_ready("b")
+                await fleet.settled(["b"])  # one that is not there is as settled as it gets
+
+    tell(story)
+
+
+def test_a_changed_program_is_told_and_not_acted_on(tmp_path: Path) -> None:
+    async def story() -> None:
+        program = tmp_path / "llama-server"
+        program.write_text("old")
+        program.chmod(0o755)
+        intent = an_intent("a", launch=a_launch(binary=program), llama_server=str(program))
+        with a_world() as world:
+            async with a_fleet(world, intent) as fleet:
+                await fleet.settled(["a"])
+                assert fleet.notice("a") is None
+                program.write_text("newer")
+                assert "llamad restart a" in (fleet.notice("a") or "")
+                await asyncio.sleep(100)
+                assert pids(fleet, "a") == [1000]
+                fleet.restart("a")
+                await fleet.settled(["a"])
+                assert fleet.notice("a") is None
+
+    tell(story)
+
+
+# --- demand
+
+
+def test_the_first_request_starts_it_and_many_start_it_once() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                await fleet.settled(["a"])
+                assert not states(fleet, "a")
+                assert fleet.wanted("a") == "stopped"
+                await asyncio.gather(*(fleet.ensure_ready("a") for _ in range(50)))
+                assert states(fleet, "a") == [State.READY]
+                assert len(world.machine.children) == 1
+                await fleet.ensure_ready("a")
+
+    tell(story)
+
+
+def test_one_ready_replica_is_enough() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(loads_for=500)) as world:
+            async with a_fleet(world, on_demand("a", replicas=2)) as fleet:
+                await fleet.ensure_ready("a")
+                assert now() < 2
+
+    tell(story)
+
+
+def test_a_start_that_fails_answers_all_with_the_cause() -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(ends=(0.5, Exit(code=1)), says=("error: invalid argument: --nope",))) as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                errors = await asyncio.gather(*(down(fleet, "a") for _ in range(20)))
+                assert {error.cause for error in errors} == {"unknown-option"}
+                assert all(error.retry_after == pytest.approx(300, abs=1) for error in errors)
+                assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_one_that_an_operator_stopped_is_not_started_by_a_request() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                await fleet.ensure_ready("a")
+                fleet.stop("a")
+                error = await down(fleet, "a")
+                assert error.cause == "stopped"
+                assert "llamad start a" in (error.hint or "")
+
+    tell(story)
+
+
+def test_a_stop_answers_who_waits_for_the_start() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=500)) as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                waiting = asyncio.ensure_future(down(fleet, "a"))
+                await asyncio.sleep(10)
+                fleet.stop("a")
+                assert (await waiting).cause == "stopped"
+
+    tell(story)
+
+
+def test_who_waits_for_one_that_is_removed_is_told_so() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=500)) as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                waiting = asyncio.ensure_future(fleet.ensure_ready("a"))
+                await asyncio.sleep(10)
+                fleet.apply({})
+                with pytest.raises(UnknownServerError):
+                    await waiting
+
+    tell(story)
+
+
+def test_one_without_requests_stops_after_its_time_and_comes_back() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a", idle_timeout=60.0), an_intent("b")) as fleet:
+                await fleet.ensure_ready("a")
+                await asyncio.sleep(50)
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                await asyncio.sleep(500)
+                assert states(fleet, "a") == [State.READY]
+                fleet.traffic("a").end(key)
+                await asyncio.sleep(50)
+                assert states(fleet, "a") == [State.READY]
+                await asyncio.sleep(15)
+                assert not states(fleet, "a")
+                assert fleet.wanted("a") == "stopped"
+                assert states(fleet, "b") == [State.READY]
+                await fleet.ensure_ready("a")
+                assert len(world.machine.children) == 3
+
+    tell(story)
+
+
+def test_without_an_idle_timeout_it_stays() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a")) as fleet:
+                await fleet.ensure_ready("a")
+                await asyncio.sleep(2000)
+                assert states(fleet, "a") == [State.READY]
+
+    tell(story)
+
+
+def test_a_request_while_it_stops_for_idleness_starts_it_again() -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(dies_in=5)) as world:
+            async with a_fleet(world, on_demand("a", idle_timeout=10.0)) as fleet:
+                await fleet.ensure_ready("a")
+                await fleet.board.wait_for(lambda: states(fleet, "a") == [State.STOPPING])
+                await fleet.ensure_ready("a")
+                assert pids(fleet, "a") == [1001]
+
+    tell(story)
+
+
+# --- room
+
+
+def test_the_idle_one_of_a_group_makes_way() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a", group="g"), on_demand("b", group="g")) as fleet:
+                await fleet.ensure_ready("a")
+                await fleet.ensure_ready("b")
+                assert not states(fleet, "a")
+                await fleet.ensure_ready("a")
+                assert not states(fleet, "b")
+
+    tell(story)
+
+
+def test_servers_of_one_group_never_run_together() -> None:
+    async def story() -> None:
+        names = ("a", "b", "c")
+        with a_world(usual=Behaviour(dies_in=0.7)) as world:
+            most = 0
+
+            def note(_: Change) -> None:
+                nonlocal most
+                most = max(most, len(world.machine.alive))
+
+            async with a_fleet(world, *(on_demand(name, group="g") for name in names)) as fleet:
+                with fleet.board.observe(note):
+                    await asyncio.gather(*(fleet.ensure_ready(name) for name in names))
+            assert most == 1
+
+    tell(story)
+
+
+def test_the_busy_one_of_a_group_is_waited_for() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a", group="g"), on_demand("b", group="g")) as fleet:
+                await fleet.ensure_ready("a")
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                asyncio.get_running_loop().call_later(20, fleet.traffic("a").end, key)
+                await fleet.ensure_ready("b")
+                assert now() == pytest.approx(22, abs=0.5)
+
+    tell(story)
+
+
+def test_an_always_on_one_of_a_group_does_not_make_way() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", group="g"), on_demand("b", group="g")) as fleet:
+                await fleet.settled(["a"])
+                error = await down(fleet, "b")
+                assert error.cause == "no-room"
+                assert "a is of the same group" in error.message
+                assert fleet.failure("b") is not None
+                assert states(fleet, "a") == [State.READY]
+                fleet.stop("a")
+                await fleet.ensure_ready("b")
+                assert fleet.failure("b") is None
+
+    tell(story)
+
+
+def test_the_least_recently_used_makes_way_for_memory() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = [on_demand(name, memory=4) for name in "abc"]
+            async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                await asyncio.sleep(1)
+                await fleet.ensure_ready("b")
+                await asyncio.sleep(1)
+                await fleet.ensure_ready("a")  # used again
+                await asyncio.sleep(1)
+                await fleet.ensure_ready("c")
+                assert [bool(states(fleet, name)) for name in "abc"] == [True, False, True]
+
+    tell(story)
+
+
+def test_an_evictable_always_on_one_makes_way_and_comes_back_for_a_request() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            a, b = an_intent("a", memory=4, evictable=True), on_demand("b", memory=6)
+            async with a_fleet(world, a, b, budget={"host": 8}) as fleet:
+                await fleet.settled(["a"])
+                await fleet.ensure_ready("b")
+                assert fleet.wanted("a") == "stopped"
+                await fleet.ensure_ready("a")
+                assert not states(fleet, "b")
+
+    tell(story)
+
+
+def test_a_start_waits_until_the_memory_is_really_free() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.free["host"] = 2
+            async with a_fleet(world, on_demand("a", memory=4), on_demand("b", memory=6), budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")  # nothing made way: nothing to wait for
+                assert now() < 2
+                began = now()
+                asyncio.get_running_loop().call_later(3, world.free.__setitem__, "host", 8)
+                await fleet.ensure_ready("b")
+                assert now() - began == pytest.approx(4, abs=0.3)
+
+    tell(story)
+
+
+def test_memory_that_never_becomes_free_is_not_waited_for_for_ever() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.free["host"] = 2
+            async with a_fleet(world, on_demand("a", memory=4), on_demand("b", memory=6), budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                began = now()
+                await fleet.ensure_ready("b")
+                assert now() - began == pytest.approx(MEMORY_WAIT + 1, abs=0.3)
+
+    tell(story)
+
+
+def test_one_that_can_never_fit_is_told_so_and_holds_nobody_up() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = (on_demand("a", memory=9), on_demand("b", memory=4))
+            async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
+                assert (await down(fleet, "a")).cause == "no-room"
+                await fleet.ensure_ready("b")
+                assert fleet.is_settled("a")
+                fleet.apply(by_name(on_demand("a", memory=3), servers[1]), {"host": 8})
+                await fleet.ensure_ready("a")
+                assert states(fleet, "b") == [State.READY]
+
+    tell(story)
+
+
+def test_a_larger_budget_lets_a_blocked_one_start() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", memory=9), budget={"host": 8}) as fleet:
+                await fleet.settled(["a"])
+                assert not states(fleet, "a")
+                fleet.apply(by_name(an_intent("a", memory=9)), {"host": 10})
+                await fleet.board.wait_for(lambda: states(fleet, "a") == [State.READY])
+
+    tell(story)
+
+
+def test_one_that_is_up_stays_up_for_requests_while_another_replica_has_no_room() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, on_demand("a", memory=5), budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                fleet.apply(by_name(on_demand("a", memory=5, replicas=2)), {"host": 8})
+                await asyncio.sleep(1)
+                await fleet.ensure_ready("a")
+                assert fleet.failure("a") is not None
+
+    tell(story)
+
+
+def test_who_waits_for_a_busy_one_does_not_hold_up_a_third_that_fits() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = (
+                on_demand("a", memory=6, gpus=(0,)),
+                on_demand("b", memory=6, gpus=(0,)),
+                on_demand("c", memory=6, gpus=(1,)),
+            )
+            servers = tuple(
+                an_intent(one.config.name, start="on-demand", memory={gpu: 6})
+                for one, gpu in zip(servers, (0, 0, 1), strict=True)
+            )
+            async with a_fleet(world, *servers, budget={0: 8, 1: 8}) as fleet:
+                await fleet.ensure_ready("a")
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                waiting = asyncio.ensure_future(fleet.ensure_ready("b"))
+                await asyncio.sleep(5)
+                began = now()
+                await fleet.ensure_ready("c")
+                assert now() - began < 2
+                assert not waiting.done()
+                fleet.traffic("a").end(key)
+                await waiting
+
+    tell(story)
+
+
+def test_who_came_first_gets_the_room_that_becomes_free() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = [on_demand("a", memory=6), on_demand("big", memory=8), on_demand("small", memory=2)]
+            async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                first = asyncio.ensure_future(fleet.ensure_ready("big"))
+                await asyncio.sleep(5)
+                second = asyncio.ensure_future(fleet.ensure_ready("small"))
+                await asyncio.sleep(5)
+                fleet.traffic("a").end(key)
+                await first
+                assert not states(fleet, "small")
+                await second
+
+    tell(story)
+
+
+def test_one_that_nobody_waits_for_any_more_gives_up_its_wait_for_room() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = [on_demand("a", memory=6), on_demand("b", memory=6)]
+            async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                fleet.traffic("b").queued = 1
+                waiting = asyncio.ensure_future(down(fleet, "b"))
+                await asyncio.sleep(2 * PATIENCE)
+                assert not waiting.done()
+                fleet.traffic("b").queued = 0
+                assert (await waiting).cause == "stopped"
+                fleet.traffic("a").end(key)
+                await asyncio.sleep(100)
+                assert states(fleet, "a") == [State.READY]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("size", [6, 9], ids=["waits", "never fits"])
+def test_a_fleet_ends_while_one_waits_for_room(size: int) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            servers = [on_demand("a", memory=6), on_demand("b", memory=size)]
+            async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                fleet.traffic("a").queued = 1
+                waiting = asyncio.ensure_future(down(fleet, "b"))
+                await asyncio.sleep(5)
+            await waiting
+            assert now() < 10
+            assert "b" not in {key.server for key, _ in world.states}
+
+    tell(story)
+
+
+def test_one_that_drains_after_its_removal_still_holds_its_memory() -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(dies_in=4)) as world:
+            async with a_fleet(world, on_demand("a", memory=6), budget={"host": 8}) as fleet:
+                await fleet.ensure_ready("a")
+                fleet.apply(by_name(an_intent("b", memory=6)), {"host": 8})
+                await fleet.settled(["b"])
+                assert world.machine.children[1].started >= world.machine.children[0].started + 5
+
+    tell(story)
+
+
+# --- taken over
+
+
+def an_adopted(world: World, *, current: bool, pid: int = 77) -> Adopted:
+    """A child that an earlier llamad left."""
+    address = UnixAddress(Path(f"/nonexistent-llamad/{pid}.sock"))
+    child = FakeChild(world.machine, pid, address, Behaviour(loads_for=0, answers_from=0))
+    world.machine.children.append(child)
+    return Adopted(Running(child, a_launch(), address, -10.0, 0), current, generation=4)
+
+
+def test_a_child_of_an_earlier_llamad_goes_on() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt({"a": {0: an_adopted(world, current=True)}}, ())
+                fleet.apply(by_name(an_intent("a", replicas=2)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [77, 1001]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("replace", ["stop-first", "start-first"])
+def test_one_that_runs_something_else_by_now_is_replaced(replace: str) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt({"a": {0: an_adopted(world, current=False)}}, ())
+                fleet.apply(by_name(an_intent("a", replace=replace)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001]
+                assert world.machine.children[0].got_term
+
+    tell(story)
+
+
+def test_an_on_demand_one_that_was_taken_over_goes_on_until_idle() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt({"a": {0: an_adopted(world, current=True)}}, ())
+                fleet.apply(by_name(on_demand("a", idle_timeout=60.0)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [77]
+                await asyncio.sleep(70)
+                assert not world.machine.alive
+
+    tell(story)
+
+
+def test_one_that_an_operator_had_stopped_is_ended_and_stays_stopped() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt({"a": {0: an_adopted(world, current=True)}}, ["a"])
+                fleet.apply(by_name(an_intent("a"), an_intent("b")))
+                await fleet.settled(["a", "b"])
+                assert not states(fleet, "a")
+                assert world.machine.children[0].closed
+                assert fleet.stopped_by_order == {"a"}
+
+    tell(story)
+
+
+def test_one_that_was_taken_over_is_ended_by_a_fleet_that_ends_at_once() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt(
+                    {"a": {0: an_adopted(world, current=True), 1: an_adopted(world, current=False, pid=78)}}, ()
+                )
+                fleet.apply(by_name(an_intent("a", replicas=2)))
+
+    tell(story)
+
+
+# --- settled
+
+
+def test_settled_waits_for_the_end_of_the_first_retries() -> None:
+    async def story() -> None:
+        with a_world(AT_ONCE, AT_ONCE) as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+                assert now() == pytest.approx(4, abs=0.1)
+
+    tell(story)
+
+
+def test_one_that_may_retry_for_ever_has_settled_with_its_first_failure() -> None:
+    async def story() -> None:
+        with a_world(AT_ONCE) as world:
+            async with a_fleet(world, an_intent("a", restart=RestartPolicy(max_retries=None))) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.BACKOFF]
+
+    tell(story)
+
+
+def test_an_external_server_that_is_away_holds_nobody_up() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", url="http://10.0.0.1:8080")) as fleet:
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.BACKOFF]
+                assert (await down(fleet, "a")).cause == "no-answer"
+
+    tell(story)
+
+
+# --- a bug of ours
+
+
+def test_a_bug_in_one_supervisor_costs_only_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a"), an_intent("b")) as fleet:
+                await fleet.settled(["a", "b"])
+                world.machine.children[1].crash(SEGFAULT)
+                with monkeypatch.context() as patch:
+                    patch.setattr("llamad.servers.life.diagnose", lambda *_, **__: 1 / 0)
+                    await fleet.board.wait_for(lambda: states(fleet, "b") == [State.BACKOFF])
+                failure = fleet.failure("b")
+                assert failure is not None
+                assert failure.cause == "internal-error"
+                assert pids(fleet, "a") == [1000]
+                await fleet.settled(["b"])
+                assert states(fleet, "b") == [State.READY]
+
+    tell(story)
+
+
+# --- all at once
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_after_300_random_operations_the_fleet_is_what_is_wanted(seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                wanted: dict[str, Intent] = {}
+                for _ in range(300):
+                    wanted = await random_step(chance, world, fleet, wanted)
+                world.machine.behaviours.clear()
+                for name in wanted:
+                    if fleet.wanted(name) == "running":
+                        fleet.start(name)  # what has failed by now is asked to try again
+                await asyncio.sleep(100)
+                await fleet.settled(wanted)
+                assert_is_wanted(world, fleet, wanted)
+
+    tell(story)
+
+
+SHAPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"replicas": 2},
+    {"replicas": 3, "stop": StopPolicy(drain_timeout=1)},
+    {"replace": "start-first"},
+    {"start": "on-demand", "idle_timeout": 20.0},
+    {"start": "manual"},
+    {"restart": RestartPolicy(max_retries=1)},
+    {"start": "on-demand", "group": "g"},
+    {"start": "on-demand", "memory": 5},
+)
+BEHAVIOURS = (
+    Behaviour(ends=(0.5, SEGFAULT)),
+    Behaviour(loads_for=4, dies_in=0.4),
+    Behaviour(ignores_term=True),
+    Behaviour(silent_from=3),
+    Behaviour(ends=(3.0, Exit(code=1)), says=("error: invalid argument: --nope",)),
+)
+
+
+async def random_step(
+    chance: random.Random, world: World, fleet: Fleet, wanted: dict[str, Intent]
+) -> dict[str, Intent]:
+    """One thing that an operator, a client or the machine does; what is configured afterwards."""
+    verbs: list[Callable[[str], object]] = [fleet.start, fleet.stop, fleet.restart]
+    names = list(wanted)
+    match chance.randrange(7):
+        case 0:
+            wanted = dict(wanted)
+            for name in chance.sample("abcd", 2):
+                wanted.pop(name, None)
+                if chance.random() < 0.8:
+                    launch = a_launch(name, arguments=(str(chance.randrange(3)),))
+                    wanted[name] = an_intent(name, launch=launch, **chance.choice(SHAPES))
+            fleet.apply(wanted, {"host": 8})
+        case 1 if world.machine.alive:
+            chance.choice(world.machine.alive).crash(SEGFAULT)
+        case 2 | 3 if names:
+            chance.choice(verbs)(chance.choice(names))
+        case 4:
+            world.machine.behaviours.append(chance.choice(BEHAVIOURS))
+        case 5 if names:
+            await a_request(fleet, chance.choice(names))
+        case _:
+            await asyncio.sleep(chance.choice([0.0, 0.01, 0.3, 1.0, 5.0, 40.0]))
+    return wanted
+
+
+async def a_request(fleet: Fleet, name: str) -> None:
+    """Ask for a server, for as long as a client has patience."""
+    try:
+        async with asyncio.timeout(3):
+            await fleet.ensure_ready(name)
+    except (ServerDownError, UnknownServerError, TimeoutError):
+        return
+
+
+def assert_is_wanted(world: World, fleet: Fleet, wanted: dict[str, Intent]) -> None:
+    """Exactly the replicas that are wanted run, each with its launch, and no other process."""
+    running = 0
+    for name, intent in wanted.items():
+        views: list[Replica] = fleet.board.of(name)
+        if fleet.wanted(name) == "running" and fleet.failure(name) is None:
+            assert [view.state for view in views] == [State.READY] * len(intent.launches), (name, views)
+            assert [view.key.index for view in views] == list(range(len(intent.launches)))
+        elif fleet.wanted(name) == "stopped":
+            assert not views
+        running += sum(view.pid is not None for view in views)
+    assert {view.key.server for view in fleet.board.replicas.values()} <= set(wanted)
+    assert len(world.machine.alive) == running
+
+
+def test_hundreds_of_servers_end_together() -> None:
+    async def story() -> None:
+        with a_world(usual=Behaviour(dies_in=1)) as world:
+            async with a_fleet(world, *(an_intent(f"s{i}") for i in range(100))) as fleet:
+                await fleet.settled(list(fleet.configs))
+                began = now()
+            assert now() - began == pytest.approx(1)
+
+    tell(story)
