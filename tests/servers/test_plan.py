@@ -1,0 +1,132 @@
+"""What a new configuration means for what runs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from llamad.config.model import HealthPolicy, StopPolicy
+from llamad.servers.board import Failure
+from llamad.servers.plan import Action, Intent, changes, diff
+from tests.builders import a_launch
+from tests.stories import a_server, an_intent
+
+MISSING = Failure("program-missing", "llama-server is not there", permanent=True)
+
+
+def only(old: Intent, new: Intent) -> str:
+    """The one step from `old` to `new`, as words."""
+    (step,) = diff({"a": old}, {"a": new})
+    return str(step)
+
+
+def test_new_and_gone() -> None:
+    steps = diff({"a": an_intent("a")}, {"b": an_intent("b")})
+    assert [str(step) for step in steps] == ["stop a: no longer configured", "start b: new"]
+
+
+def test_equal_is_kept() -> None:
+    assert only(an_intent("a"), an_intent("a")) == "keep a"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ({}, {"stop": StopPolicy(term_timeout=5)}, "stop.term_timeout 10.0 -> 5.0"),
+        ({}, {"health": HealthPolicy(failures=9)}, "health.failures 3 -> 9"),
+        ({}, {"idle_timeout": 5.0}, "idle_timeout unset -> 5.0"),
+        ({"aliases": ("x", "y")}, {}, "aliases [x, y] -> []"),
+        ({}, {"evictable": True}, "evictable unset -> on"),
+        ({"evictable": False}, {"memory": {0: 5}}, "memory unset -> {0: 5}, evictable off -> unset"),
+        ({}, {"replicas": 2}, "replicas 1 -> 2"),
+        ({"replicas": 3}, {}, "replicas 3 -> 1"),
+    ],
+)
+def test_a_policy_is_retuned(old: dict[str, Any], new: dict[str, Any], words: str) -> None:
+    assert only(an_intent("a", **old), an_intent("a", **new)) == f"retune a: {words}"
+
+
+def test_another_command_line_is_a_replacement_and_says_what_changed() -> None:
+    old = an_intent("a", args={"ctx_size": 4096, "jinja": True})
+    new = an_intent("a", args={"ctx_size": 8192, "mlock": True}, launch=a_launch("a", arguments=("--other",)))
+    words = "replace a: args.ctx_size 4096 -> 8192, args.jinja on -> unset, args.mlock unset -> on"
+    assert only(old, new) == words
+
+
+def test_a_replica_that_joins_does_not_hide_that_the_others_change() -> None:
+    new = an_intent("a", replicas=2, launch=a_launch("a", arguments=("--other",)))
+    assert only(an_intent("a"), new).startswith("replace a")
+
+
+def test_the_values_of_the_environment_are_not_shown() -> None:
+    old, new = an_intent("a", env={"TOKEN": "secret-1"}), an_intent("a", env={"TOKEN": "secret-2", "B": "secret-3"})
+    new = replace(new, launches=(a_launch("a", environment=(("TOKEN", "secret-2"),)),))
+    assert only(old, new) == "replace a: env.B changed, env.TOKEN changed"
+
+
+def test_what_changed_beside_the_configuration_is_named() -> None:
+    old = an_intent("a")
+    moved = an_intent("a", launch=a_launch("a", binary=Path("/opt/llama-server")))
+    other = an_intent("a", launch=a_launch("a", arguments=("--other",)))
+    assert only(old, moved) == "replace a: llama_server /usr/bin/llama-server -> /opt/llama-server"
+    assert only(old, other) == "replace a: the command line changed"
+    assert only(an_intent("a", launch=MISSING), old) == "replace a: was: llama-server is not there"
+    assert only(old, an_intent("a", launch=MISSING)) == "replace a: the command line changed"
+
+
+def test_an_external_server_is_replaced_when_its_address_changes() -> None:
+    one, other = (an_intent("a", url=f"http://10.0.0.{n}") for n in (1, 2))
+    retuned = an_intent("a", url="http://10.0.0.1", aliases=("x",))
+    assert only(one, other) == "replace a: url http://10.0.0.1 -> http://10.0.0.2"
+    assert only(one, retuned) == "retune a: aliases [] -> [x]"
+    assert only(one, an_intent("a")).startswith("replace a")
+    assert only(an_intent("a"), one).startswith("replace a")
+
+
+def test_no_difference_gives_no_words() -> None:
+    assert not list(changes(a_server(), a_server()))
+
+
+_INTENTS = some.dictionaries(
+    some.sampled_from("abcd"),
+    some.builds(
+        lambda replicas, arguments, drain: (replicas, arguments, drain),
+        some.integers(1, 3),
+        some.sampled_from(["--x", "--y"]),
+        some.sampled_from([1.0, 2.0]),
+    ),
+)
+
+
+def _as_intents(drawn: dict[str, tuple[int, str, float]]) -> dict[str, Intent]:
+    return {
+        name: an_intent(
+            name,
+            replicas=replicas,
+            stop=StopPolicy(drain_timeout=drain),
+            launch=a_launch(name, arguments=(word,)),
+        )
+        for name, (replicas, word, drain) in drawn.items()
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(_INTENTS, _INTENTS)
+def test_every_server_gets_exactly_one_step_and_only_a_changed_launch_replaces(
+    before: dict[str, tuple[int, str, float]], after: dict[str, tuple[int, str, float]]
+) -> None:
+    steps = {step.server: step.action for step in diff(_as_intents(before), _as_intents(after))}
+    assert set(steps) == {*before, *after}
+    for name, action in steps.items():
+        if name not in after:
+            assert action is Action.STOP
+        elif name not in before:
+            assert action is Action.START
+        elif before[name] == after[name]:
+            assert action is Action.KEEP
+        else:
+            changed = before[name][1] != after[name][1]
+            assert action is (Action.REPLACE if changed else Action.RETUNE)

@@ -1,0 +1,107 @@
+"""The step from "should run" to a running child."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llamad.host.address import TcpAddress, UnixAddress
+from llamad.host.dirs import Directories
+from llamad.servers import starting
+from llamad.servers.board import ReplicaKey
+from llamad.servers.starting import CannotStartError, file_marks, mark, prepare, spawn_failure
+from tests.builders import a_launch
+from tests.stories import KEY, World, a_server, a_world, tell
+
+
+def test_a_mark_tells_a_file_from_its_replacement(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    assert mark(None) is None
+    assert mark(path) is None
+    path.write_bytes(b"one")
+    first = mark(path)
+    assert first is not None
+    assert mark(path) == first
+    other = tmp_path / "new"
+    other.write_bytes(b"two")
+    os.utime(other, ns=(0, first[3]))
+    other.replace(path)
+    assert mark(path) != first
+
+
+def test_model_and_program_are_marked(tmp_path: Path) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            around = replace(world.around, environ={"PATH": str(tmp_path)})
+            assert await file_marks(a_server(), around) == (None, None)
+            program = tmp_path / "llama-server"
+            program.touch(mode=0o755)
+            assert await file_marks(a_server(), around) == (None, mark(program))
+            assert await file_marks(a_server(llama_server="other", model=program), around) == (mark(program), None)
+
+    tell(story)
+
+
+def test_each_start_has_a_socket_of_its_own_and_none_that_is_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            around = replace(world.around, directories=Directories(tmp_path, tmp_path, tmp_path))
+            around.directories.servers.mkdir()
+            seen = set()
+            for _ in range(3):
+                address = (await prepare(KEY, a_launch(), around)).address
+                assert isinstance(address, UnixAddress)
+                assert address.path.parent == around.directories.servers
+                seen.add(address.path)
+                number = int(address.path.stem.rpartition("-")[2])
+                (address.path.parent / f"a-0-{number + 1}.sock").touch()
+            assert len(seen) == 3
+            assert not any(path.exists() for path in seen)
+
+    tell(story)
+
+
+def test_a_port_is_taken_as_it_is() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            port = TcpAddress("127.0.0.1", 81)
+            assert (await prepare(KEY, a_launch(port=port), world.around)).address == port
+
+    tell(story)
+
+
+def test_a_path_too_long_for_a_socket_is_named() -> None:
+    async def story() -> None:
+        with a_world() as world, pytest.raises(CannotStartError) as caught:
+            await prepare(ReplicaKey("x" * 100, 0), a_launch(), world.around)
+        assert caught.value.failure.cause == "socket-path-too-long"
+        assert caught.value.failure.permanent
+
+    tell(story)
+
+
+def test_only_a_socket_needs_its_folder() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            made: list[Path] = []
+            around = replace(world.around, make_folder=made.append)
+            for launch in (a_launch(port=TcpAddress("127.0.0.1", 81)), a_launch()):
+                prepared = await prepare(KEY, launch, around)
+                running = starting.start(prepared, around, started_at=1.0, restarts=2)
+                assert (running.started_at, running.restarts, running.address) == (1.0, 2, prepared.address)
+            assert made == [world.around.directories.servers]
+            end_all(world)
+
+    tell(story)
+
+
+def end_all(world: World) -> None:
+    for child in world.machine.children:
+        child.kill()
+        child.close()
+
+
+def test_an_error_of_the_kernel_without_a_hint_of_ours_is_told_as_it_is() -> None:
+    assert spawn_failure(OSError("odd")).message == "cannot start a process: odd"
+    assert spawn_failure(OSError(5, "Input/output error")).hint is None
