@@ -39,7 +39,7 @@ from llamad.servers.inspection import inspect
 from llamad.servers.intents import intents
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
 from llamad.servers.ledger import Ledger, read_ledger
-from llamad.servers.leftovers import assign, claim, end_processes, end_recorded
+from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
 from llamad.servers.probe import probe
 from llamad.verbs import Verbs
 
@@ -119,7 +119,8 @@ class Daemon:
         self._pulse = Pulse(loop.time)
         self._ledger_path = directories.runtime / "children.json"
         self._ledger = Ledger(self._ledger_path)
-        self._launcher = ProcessLauncher(self._ledger, Groups(own_group()), notifier if can_store else None)
+        self._groups = Groups(own_group())
+        self._launcher = ProcessLauncher(self._ledger, self._groups, notifier if can_store else None)
         self._credentials = credentials = Credentials(environ, redaction)
         self._fleet = Fleet(
             Around(
@@ -285,6 +286,8 @@ class Daemon:
             (self._directories.runtime / STOPPING_MARK).unlink(missing_ok=True)
         await end_recorded(unclaimed)
         await end_processes(unwanted)
+        if self._notifier.can_store:  # a service: nobody else has servers in this control group
+            await end_groups(self._groups.existing(), [record.name for record in claimed if record not in unwanted])
         for name, replicas in adopted.items():
             for index, one in replicas.items():
                 log.info(

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from llamad.host.address import UnixAddress, parse_address
+from llamad.host.cgroup import Group
 from llamad.host.pidfd import boot_id, open_pidfd, pid_of, send_signal, start_time
 from llamad.servers.command import Launch
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
@@ -21,6 +22,8 @@ from llamad.servers.starting import Running
 log = logging.getLogger(__name__)
 TERM_TIMEOUT = 5.0
 KILL_TIMEOUT = 5.0
+EMPTYING = 0.01
+"""Seconds between two looks whether killed groups are empty: the kernel takes a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,20 @@ async def _ended_within(pid_fd: int, timeout: float) -> bool:
     finally:
         loop.remove_reader(pid_fd)
     return True
+
+
+async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> None:
+    """End whatever lives in the control groups of servers (by name), those of the `kept` ones apart: what no record
+    and no stored descriptor tells of, nobody else would ever end.
+    """
+    strangers = {name: group for name, group in groups.items() if name not in set(kept)}
+    for name, group in strangers.items():
+        if group.populated():
+            log.warning("%s of an earlier llamad is known to nobody: ended", name, extra={"event": "leftover"})
+        group.kill()
+    deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT
+    while any(not group.remove() for group in strangers.values()) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(EMPTYING)
 
 
 def _unlink_socket(record: Record) -> None:

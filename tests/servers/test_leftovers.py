@@ -17,14 +17,14 @@ import pytest
 
 from llamad.config.model import ServerConfig
 from llamad.host.address import UnixAddress
-from llamad.host.cgroup import Groups
+from llamad.host.cgroup import Group, Groups, Warnings
 from llamad.host.pidfd import boot_id, open_pidfd, start_time
 from llamad.servers import leftovers
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
 from llamad.servers.ledger import Ledger, Record, read_ledger
-from llamad.servers.leftovers import assign, claim, end_processes, end_recorded
+from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
 from llamad.servers.plan import Intent
 from llamad.servers.process import Process
 from tests.builders import a_launch
@@ -49,6 +49,52 @@ def a_record(pid: int = 4711, **changes: Any) -> Record:
         "a", 0, 0, pid, start_time(pid) or 0, boot_id() or "", a_launch().fingerprint, "unix:/x", time.time()
     )
     return replace(record, **changes)
+
+
+class AGroup(Group):
+    """A control group whose processes are gone `looks` looks after they were killed."""
+
+    def __init__(self, path: Path, *, alive: bool, looks: int = 2) -> None:
+        super().__init__(path, Warnings())
+        self.alive, self.was_killed, self.is_removed = alive, False, False
+        self._looks = looks
+
+    def populated(self) -> bool:
+        return self.alive
+
+    def kill(self) -> None:
+        self.was_killed = True
+
+    def remove(self) -> bool:
+        if self.alive and self.was_killed:
+            self._looks -= 1
+            self.alive = self._looks > 0
+        self.is_removed = not self.alive
+        return self.is_removed
+
+
+async def test_a_control_group_that_nobody_knows_is_ended_and_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = {name: AGroup(tmp_path / name, alive=name != "empty") for name in ("kept", "stranger", "empty")}
+    await end_groups(groups, ["kept"])
+    assert {name: (group.was_killed, group.is_removed) for name, group in groups.items()} == {
+        "kept": (False, False),
+        "stranger": (True, True),
+        "empty": (True, True),
+    }
+    assert [record.getMessage() for record in caplog.records] == [
+        "stranger of an earlier llamad is known to nobody: ended"
+    ]
+
+
+async def test_a_control_group_that_does_not_empty_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "KILL_TIMEOUT", 0.05)
+    stuck = AGroup(tmp_path, alive=True, looks=1000)
+    await end_groups({"stuck": stuck}, [])
+    assert (stuck.was_killed, stuck.is_removed) == (True, False)
 
 
 # --- ended where nobody kept them
