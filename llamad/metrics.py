@@ -40,6 +40,7 @@ class ReplicaFigures:
     busy_slots: int | None = None
     tokens_per_s: float | None = None
     memory_bytes: int | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
     busy = GaugeMetricFamily("llamad_replica_busy_slots", "Slots that work.", labels=replica)
     speed = GaugeMetricFamily("llamad_replica_tokens_per_second", "Tokens generated a second.", labels=replica)
     memory = GaugeMetricFamily("llamad_replica_memory_bytes", "Resident memory.", labels=replica)
+    cpu = CounterMetricFamily("llamad_replica_cpu_seconds", "Processor time of its process.", labels=replica)
     for server in servers:
         queued.add_metric([server.name], server.queued)
         for one in server.replicas:
@@ -244,8 +246,9 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
                 (busy, one.busy_slots),
                 (speed, one.tokens_per_s),
                 (memory, one.memory_bytes),
+                (cpu, one.cpu_seconds),
             )
             for family, value in optional:
                 if value is not None:
                     family.add_metric(labels, value)
-    yield from (queued, in_flight, state, slots, busy, speed, memory)
+    yield from (queued, in_flight, state, slots, busy, speed, memory, cpu)

@@ -144,6 +144,9 @@ class FakeChild:
         size = int(self.age * (10 << 20)) if self.behaviour.grows else 1 << 20
         return size, size
 
+    def cpu_seconds(self) -> float | None:
+        return self.age / 10
+
     def oom_kills(self) -> int:
         return self.behaviour.oom_kills
 

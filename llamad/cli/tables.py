@@ -144,6 +144,7 @@ def _replica_facts(replica: Document) -> dict[str, str | None]:
         "slots": None if slots is None else f"{_or_dash(busy)} of {slots} busy",
         "tokens/s": None if replica["tokens_per_s"] is None else str(replica["tokens_per_s"]),
         "memory": None if memory is None else format_size(memory),
+        "cpu time": None if replica["cpu_s"] is None else format_duration(replica["cpu_s"]),
         "gpus": None if replica["gpus"] is None else gpus_text(replica["gpus"]),
         "restarts": str(replica["restarts"]),
         "last exit": replica["last_exit"],

@@ -49,6 +49,7 @@ class ReplicaDocument(TypedDict):
     hint: str | None
     cause: str | None
     memory_bytes: int | None
+    cpu_s: float | None
     retry_in_s: float | None
     in_flight: int
     slots: int | None
@@ -283,6 +284,7 @@ def _replica_document(replica: Replica, view: ServerView, *, now: float) -> Repl
         "hint": None if failure is None else failure.hint,
         "cause": None if failure is None else failure.cause,
         "memory_bytes": replica.memory_bytes,
+        "cpu_s": None if replica.cpu_seconds is None else round(replica.cpu_seconds, 1),
         "retry_in_s": None if replica.retry_at is None else round(max(0.0, replica.retry_at - now), 1),
         "in_flight": 0 if view.traffic is None else view.traffic.in_flight(replica.key),
         "slots": replica.slots,

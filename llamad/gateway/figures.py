@@ -48,6 +48,7 @@ def read_figures(backends: Backends) -> list[ServerFigures]:
                     best.busy_slots,
                     best.tokens_per_s,
                     best.memory_bytes,
+                    best.cpu_seconds,
                 )
             )
         out.append(ServerFigures(name, traffic.queued, shown))

@@ -40,6 +40,10 @@ class Child(Protocol):
         """Resident bytes, and bytes read so far."""
         ...
 
+    def cpu_seconds(self) -> float | None:
+        """Processor time used so far."""
+        ...
+
     def oom_kills(self) -> int:
         """How often the kernel killed for lack of memory in its control group."""
         ...

@@ -58,6 +58,8 @@ class Replica:
     busy_slots: int | None = None
     tokens_per_s: float | None = None
     memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    """Processor time its process has used."""
     load_progress: float | None = None
     """From 0 to 1 while loading, where it can be told."""
 

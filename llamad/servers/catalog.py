@@ -20,6 +20,7 @@ from llamad.servers.state import State
 ASK_TIMEOUT = 2.0
 LIST_TIMEOUT = 10.0
 """Seconds that a program may take to list its devices: CUDA alone wakes up for two."""
+END_TIMEOUT = 2.0
 MAX_LIST = 64 << 10
 
 
@@ -79,9 +80,13 @@ async def _list_devices(program: Path) -> list[str]:
     except TimeoutError:
         return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
     finally:
-        with suppress(ProcessLookupError):  # it and what it started: asyncio waits for whoever holds the pipe
-            os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # it and what it started, which may hold the pipe
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT):  # asyncio's wait() ends only once the pipe was read to its end
+                while await child.stdout.read(MAX_LIST):
+                    pass
+                await child.wait()
     lines = text.decode(errors="replace").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("Available devices")]
 

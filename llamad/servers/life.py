@@ -156,6 +156,7 @@ class Life:
             busy_slots=liveness.busy,
             tokens_per_s=liveness.tokens_per_s,
             memory_bytes=usage[0] if usage else None,
+            cpu_seconds=self._child.cpu_seconds(),
         )
         return verdict
 

@@ -96,6 +96,17 @@ class Process:
             int(line.split()[1]) for line in io.splitlines() if line.startswith(("rchar", "read_bytes"))
         )
 
+    def cpu_seconds(self) -> float | None:
+        """Processor time used so far: of its control group, else of the process with its threads."""
+        if self._group is not None and (used := self._group.cpu_seconds()) is not None:
+            return used
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+        user, system = stat.rpartition(")")[2].split()[11:13]  # utime and stime of proc_pid_stat(5)
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """Let go of the descriptors; the process is not touched."""
         self._close_log()

@@ -143,7 +143,8 @@ class Supervisor:
         retry_at = None if retry.delay is None else self._loop.time() + retry.delay
         state = State.FAILED if retry.given_up else State.BACKOFF
         figures = {"pid": None, "address": None, "ready_since": None, "last_error": failure, "retry_at": retry_at,
-                   "busy_slots": None, "tokens_per_s": None, "memory_bytes": None, "load_progress": None}  # fmt: skip
+                   "busy_slots": None, "tokens_per_s": None, "memory_bytes": None, "cpu_seconds": None,
+                   "load_progress": None}  # fmt: skip
         if self._view.state is state:
             self._board.update(self.key, **figures)
         else:

@@ -40,7 +40,7 @@ SERVER = {"name", "wanted", "state", "aliases", "model", "in_flight", "queued", 
 SERVER_MORE = {"url", "start", "notice"}
 REPLICA = {
     *("index", "state", "pid", "address", "uptime_s", "restarts"),
-    *("last_exit", "last_error", "hint", "memory_bytes"),
+    *("last_exit", "last_error", "hint", "memory_bytes", "cpu_s"),
 }
 REPLICA_MORE = {
     *("generation", "cause", "retry_in_s", "in_flight", "slots"),
@@ -81,6 +81,7 @@ def test_the_example_of_the_contract() -> None:
         started_at=100.0,
         ready_since=101.0,
         memory_bytes=170000000,
+        cpu_seconds=12.34,
     )
     view = a_view(replica, model=Path("/var/lib/llamad/models/q.gguf"), aliases=["default"])
     config = ConfigView((Path("/etc/llamad/llamad.yaml"),), loaded_at=1767225600.0)
@@ -113,6 +114,7 @@ def test_the_example_of_the_contract() -> None:
         "last_error": None,
         "hint": None,
         "memory_bytes": 170000000,
+        "cpu_s": 12.3,
     }
 
 
