@@ -1,0 +1,106 @@
+"""What is served, and which devices programs see."""
+
+from pathlib import Path
+
+import pytest
+
+from llamad.config.model import ServerConfig
+from llamad.errors import LlamadError
+from llamad.host.address import Address, TcpAddress
+from llamad.servers import catalog
+from llamad.servers.board import Board, Failure, Replica, ReplicaKey
+from llamad.servers.catalog import devices_seen, what_is_served
+from llamad.servers.plan import Intent
+from llamad.servers.probe import ProbeAnswer, ProbeError
+from llamad.servers.state import State
+from tests.builders import a_launch, gguf
+from tests.stories import an_intent
+
+SAYS = {"/v1/models": b'{"data":[{"id":"qwen","meta":{"n_ctx":4096}}]}', "/props": b'{"total_slots":4}'}
+
+
+def a_board(state: State = State.READY) -> Board:
+    board = Board()
+    board.add(Replica(ReplicaKey("a", 0), state, address=TcpAddress("h", 1)))
+    return board
+
+
+async def says(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
+    return ProbeAnswer(200, SAYS[path])
+
+
+async def is_silent(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
+    raise ProbeError("Connection refused")
+
+
+async def makes_no_sense(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
+    return ProbeAnswer(200, b"<html>")
+
+
+def no_key(_: ServerConfig) -> str | None:
+    return None
+
+
+async def test_a_ready_server_speaks_for_itself() -> None:
+    found = await what_is_served({"a": an_intent("a")}, a_board(), says, no_key)
+    assert (found["a"].names, found["a"].source, found["a"].slots) == (("qwen",), "server", 4)
+
+
+async def test_one_that_is_silent_down_or_odd_is_spoken_for_by_its_file(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(gguf({"general.architecture": "llama", "llama.context_length": 77}))
+    intents = {"a": an_intent("a", model=model)}
+    for board, prober in ((a_board(), is_silent), (a_board(), makes_no_sense), (a_board(State.LOADING), says)):
+        found = await what_is_served(intents, board, prober, no_key)
+        assert (found["a"].source, found["a"].context) == ("file", 77)
+
+
+async def test_a_file_that_cannot_be_read_is_still_named(tmp_path: Path) -> None:
+    found = await what_is_served({"a": an_intent("a", model=tmp_path / "gone.gguf")}, Board(), says, no_key)
+    assert found["a"].source == "file"
+
+
+async def test_an_external_server_whose_key_is_missing_says_nothing() -> None:
+    def missing(_: ServerConfig) -> str | None:
+        raise LlamadError("no key")
+
+    assert await what_is_served({"a": an_intent("a", url="http://h")}, a_board(), says, missing) == {}
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+async def test_devices_are_listed_once_a_program(tmp_path: Path) -> None:
+    script = 'echo "Available devices:"; sleep 0.05; echo "  CUDA0: RTX"; echo; sleep 0.05; echo "  CUDA1: $1"'
+    good = program(tmp_path / "good", script)
+    missing = tmp_path / "missing"
+    intents = [
+        an_intent("a", launch=a_launch(binary=good), replicas=2),
+        an_intent("b", launch=a_launch(binary=missing)),
+        an_intent("c", launch=Failure("x", "y")),
+        Intent(an_intent("d", url="http://h").config),
+    ]
+    assert await devices_seen(intents) == {
+        str(good): ["CUDA0: RTX", "CUDA1: --list-devices"],
+        str(missing): ["cannot be run: No such file or directory"],
+    }
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "sleep 60 & exit 0"], ids=["hangs", "leaves one that holds the pipe"])
+async def test_a_program_that_does_not_end_is_ended(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "LIST_TIMEOUT", 0.1)
+    slow = program(tmp_path / "slow", script)
+    found = await devices_seen([an_intent("a", launch=a_launch(binary=slow))])
+    assert found == {str(slow): ["did not list its devices in 0.1 s"]}
+
+
+async def test_a_flood_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "MAX_LIST", 1000)
+    flood = program(tmp_path / "flood", "exec yes 123456789")
+    found = await devices_seen([an_intent("a", launch=a_launch(binary=flood))])
+    assert found == {str(flood): ["123456789"] * 100}
