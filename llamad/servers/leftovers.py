@@ -181,8 +181,9 @@ async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> None:
         if group.populated():
             log.warning("%s of an earlier llamad is known to nobody: ended", name, extra={"event": "leftover"})
         group.kill()
-    deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT
-    while any(not group.remove() for group in strangers.values()) and asyncio.get_running_loop().time() < deadline:
+    for _ in range(int(KILL_TIMEOUT / EMPTYING)):
+        if all([group.remove() for group in strangers.values()]):  # each of them, also behind one that is not empty
+            return
         await asyncio.sleep(EMPTYING)
 
 
