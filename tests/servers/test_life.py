@@ -1,0 +1,277 @@
+"""A process from its start to its end: how it loads, and how it is watched, on a clock that jumps."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from llamad.config.model import HealthPolicy
+from llamad.host.pidfd import Exit
+from llamad.servers.state import State
+from tests.builders import a_launch
+from tests.stories import Behaviour, a_server, a_world, supervised, tell
+
+SEGFAULT = Exit(signal=11)
+
+# --- loading
+
+
+def test_readiness_is_asked_often_at_first_and_seldom_later() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, answers_from=0.05)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                at = [when for when, path in world.machine.asked if path == "/health"]
+                assert at[1] - at[0] == pytest.approx(0.01)
+                assert sum(when < 0.2 for when in at) >= 10
+                assert at[-1] - at[-2] == pytest.approx(0.25)
+
+    tell(story)
+
+
+def test_a_line_that_says_so_has_readiness_asked_at_once() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=20.01)) as world:
+            async with supervised(world) as one:
+                await one.until(State.LOADING)
+                await asyncio.sleep(20.02 - asyncio.get_running_loop().time())
+                world.machine.children[0].say("main: server is listening on http://x")
+                await one.until(State.READY)
+                assert asyncio.get_running_loop().time() < 20.05
+
+    tell(story)
+
+
+def test_a_load_may_take_as_long_as_it_gets_on() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=2000)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.READY)
+                assert asyncio.get_running_loop().time() == pytest.approx(2000, abs=1)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_load_that_stands_still_is_ended_and_named() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=9000, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.BACKOFF)
+                assert one.cause == "load-stalled"
+                assert asyncio.get_running_loop().time() == pytest.approx(10, abs=1)
+                assert world.machine.children[0].got_kill
+
+    tell(story)
+
+
+def test_log_lines_are_progress_too() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.LOADING)
+                for _ in range(8):
+                    world.machine.children[0].say("fetched some more")
+                    await asyncio.sleep(8)
+                await one.until(State.READY)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_longer_deadline_helps_a_load_that_runs() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=60, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.LOADING)
+                one.supervisor.retune(a_server(health=HealthPolicy(load_stall_timeout=100)))
+                await one.until(State.READY)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_the_share_of_the_model_that_is_there_is_shown(tmp_path: Path) -> None:
+    async def story() -> None:
+        model = tmp_path / "model.gguf"
+        model.touch()
+        os.truncate(model, 100 << 20)  # the fake child reads 10 MB a second
+        with a_world(Behaviour(loads_for=30)) as world:
+            async with supervised(world, a_launch(model=model), model=model) as one:
+                await one.until(State.LOADING)
+                await asyncio.sleep(5)
+                assert one.view.load_progress == pytest.approx(0.5, abs=0.1)
+                assert one.view.memory_bytes == pytest.approx(50 << 20, rel=0.2)
+                await asyncio.sleep(20)
+                assert one.view.load_progress == 0.99
+                await one.until(State.READY)
+                assert one.view.load_progress is None
+
+    tell(story)
+
+
+def test_an_answer_of_200_at_once_skips_loading() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=0, answers_from=0)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+            assert "loading" not in world.story_of("a")
+
+    tell(story)
+
+
+# --- watching
+
+
+def test_a_silence_takes_requests_away_and_an_answer_gives_them_back() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20, silent_until=40)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                assert 20 < asyncio.get_running_loop().time() < 40
+                await one.until(State.READY)
+                assert 40 < asyncio.get_running_loop().time() < 45
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_one_missed_look_takes_nothing_away() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=19.9, silent_until=21)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(100)
+                assert "unresponsive" not in world.story_of("a")
+                assert one.view.state is State.READY
+
+    tell(story)
+
+
+@pytest.mark.parametrize("interval", [5.0, 60.0])
+def test_one_that_stays_silent_is_killed_and_replaced(interval: float) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20.5)) as world:
+            async with supervised(world, health=HealthPolicy(interval=interval)) as one:
+                await one.until(State.READY)
+                await one.until(State.BACKOFF)
+                assert one.cause == "hung"
+                assert one.view.last_error is not None
+                assert "did not answer" in one.view.last_error.message
+                assert world.machine.children[0].got_kill
+                assert one.view.last_exit == "killed by SIGKILL"
+                assert asyncio.get_running_loop().time() <= 20.5 + 60 + 10
+                await one.until(State.READY)
+                assert len(world.machine.children) == 2
+
+    tell(story)
+
+
+def test_a_single_missed_look_after_a_long_interval_kills_nothing() -> None:
+    async def story() -> None:
+        behaviour = Behaviour(silent_from=59, silent_until=63.5)
+        with a_world(behaviour) as world:
+            async with supervised(world, health=HealthPolicy(interval=60, hang_timeout=60)) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(300)
+                assert one.view.state is State.READY
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_slot_that_stands_still_is_suspect_and_then_hung() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=20)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                assert 50 <= asyncio.get_running_loop().time() <= 60
+                await one.until(State.BACKOFF)
+                assert 80 <= asyncio.get_running_loop().time() <= 90
+                assert one.view.last_error is not None
+                assert "a slot made no progress" in one.view.last_error.message
+
+    tell(story)
+
+
+def test_a_slot_that_gets_on_again_is_well() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=20, stuck_until=60, busy_until=100)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                await one.until(State.READY)
+                await asyncio.sleep(200)
+                assert one.view.state is State.READY
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
+def test_a_missed_look_does_not_make_a_stuck_one_ready() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(stuck_from=10, silent_from=51, silent_until=52)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await one.until(State.UNRESPONSIVE)
+                await one.until(State.BACKOFF)
+            story_of = world.story_of("a")
+            assert story_of[story_of.index("unresponsive") + 1] != "ready"
+
+    tell(story)
+
+
+def test_one_without_slots_is_well_as_long_as_it_answers() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(has_slots=False)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(1000)
+                assert one.view.state is State.READY
+                assert one.view.slots is None
+
+    tell(story)
+
+
+def test_speed_and_work_are_measured() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=100)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(20)
+                assert one.view.busy_slots == 1
+                assert one.view.tokens_per_s == pytest.approx(10, rel=0.1)
+                await asyncio.sleep(200)
+                assert one.view.busy_slots == 0
+                assert one.view.tokens_per_s == 0
+
+    tell(story)
+
+
+def test_a_crash_is_noticed_at_once_however_long_the_interval() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world, health=HealthPolicy(interval=1000)) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(10)
+                before = asyncio.get_running_loop().time()
+                world.machine.children[0].crash(SEGFAULT)
+                await one.until(State.BACKOFF)
+                assert asyncio.get_running_loop().time() == before
+
+    tell(story)
+
+
+def test_a_new_health_policy_holds_for_a_running_one() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(silent_from=20)) as world:
+            async with supervised(world, health=HealthPolicy(hang_timeout=5000)) as one:
+                await one.until(State.READY)
+                one.supervisor.retune(a_server(health=HealthPolicy(hang_timeout=10)))
+                await one.until(State.BACKOFF)
+                assert asyncio.get_running_loop().time() < 40
+
+    tell(story)
