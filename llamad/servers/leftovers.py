@@ -182,7 +182,8 @@ async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> None:
             log.warning("%s of an earlier llamad is known to nobody: ended", name, extra={"event": "leftover"})
         group.kill()
     for _ in range(int(KILL_TIMEOUT / EMPTYING)):
-        if all([group.remove() for group in strangers.values()]):  # each of them, also behind one that is not empty
+        removed = [group.remove() for group in strangers.values()]
+        if all(removed):
             return
         await asyncio.sleep(EMPTYING)
 
