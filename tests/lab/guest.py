@@ -92,6 +92,12 @@ class Guest:
         """A property of the unit."""
         return self.run("systemctl", "show", "--value", "-p", name, SERVICE).strip()
 
+    def is_up_as_another(self, before: int) -> bool:
+        """Whether the service is active and its process is not `before`."""
+        shown = self.run("systemctl", "show", "-p", "MainPID", "-p", "ActiveState", SERVICE)
+        found = dict(line.split("=", 1) for line in shown.splitlines())
+        return found["ActiveState"] == "active" and int(found["MainPID"]) not in (0, before)
+
     @property
     def main_pid(self) -> int:
         """llamad's process as the container counts; 0: none."""

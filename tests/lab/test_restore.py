@@ -51,25 +51,25 @@ def upgrade(guest: Guest) -> None:
     guest.run("llamad", "upgrade")
 
 
-def back_again(guest: Guest, before: int) -> Callable[[], bool]:
-    """Whether another llamad is up."""
-    return lambda: guest.show("ActiveState") == "active" and guest.main_pid not in (0, before)
+def wait_until_back(guest: Guest, before: int) -> None:
+    """Wait for another llamad to be up."""
+    until(lambda: guest.is_up_as_another(before), "llamad is back", limit=30)
 
 
 @pytest.mark.parametrize("end", [kill, freeze, upgrade])
 def test_servers_and_requests_live_through_ten_ends_of_llamad(guest: Guest, end: Callable[[Guest], None]) -> None:
     guest.drop_in(WatchdogSec="1s")
-    guest.configure({"one": any_server(guest), "two": fake_server(FAKE_FLOOD=50)})
+    guest.configure({"one": any_server(guest, args={"threads": 1, "parallel": 2}), "two": fake_server(FAKE_FLOOD=50)})
     guest.start()
-    pids = {name: guest.replica(name)["pid"] for name in ("one", "two")}
+    pids = pids_of(guest)
     ends: list[float] = []
     with under_load(guest, "one") as requests:
         for _ in range(TIMES):
             before = guest.main_pid
             end(guest)
             ends.append(time.monotonic())
-            until(back_again(guest, before), "llamad is back", limit=30)
-            assert {name: guest.wait_ready(name)["pid"] for name in pids} == pids
+            wait_until_back(guest, before)
+            assert pids_of(guest) == pids
     assert len(ends) == TIMES
     assert len(requests) > TIMES
     failed = [one for one in requests if one.outcome != "ok"]
@@ -84,6 +84,13 @@ def test_servers_and_requests_live_through_ten_ends_of_llamad(guest: Guest, end:
     assert guest.processes() == {}
 
 
+def pids_of(guest: Guest) -> dict[str, int]:
+    """The process of each server, which has to be ready."""
+    servers = guest.status()["servers"]
+    assert {one["name"]: one["state"] for one in servers} == {one["name"]: "ready" for one in servers}
+    return {one["name"]: one["replicas"][0]["pid"] for one in servers}
+
+
 def flood_numbers(guest: Guest) -> list[int]:
     """The numbers of the fake's flood of lines, as they are in the journal."""
     found = re.findall(r"flood: line (\d+)", guest.messages("LLAMAD_SERVER=two"))
@@ -96,7 +103,7 @@ def test_uptime_goes_on_and_the_adoption_is_told(guest: Guest) -> None:
     time_before = guest.replica("one")["uptime_s"]
     before = guest.main_pid
     kill(guest)
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     assert guest.wait_ready("one")["uptime_s"] >= time_before
     assert [one["LLAMAD_SERVER"] for one in guest.journal("LLAMAD_EVENT=adopted")] == ["one"]
 
@@ -109,7 +116,7 @@ def test_an_edit_meanwhile_is_applied_as_a_reload(guest: Guest) -> None:
     before = guest.main_pid
     kill(guest)
     guest.configure({"kept": fake_server(), "changed": fake_server(args={"ctx_size": 2048}), "new": fake_server()})
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     assert guest.wait_ready("kept")["pid"] == pids["kept"]
     assert guest.wait_ready("changed")["pid"] != pids["changed"]
     guest.wait_ready("new")
@@ -122,7 +129,7 @@ def test_a_crash_while_the_file_is_broken_keeps_the_servers(guest: Guest) -> Non
     pid, before = guest.replica("one")["pid"], guest.main_pid
     guest.machine.write(CONF, "servers: [\n")
     kill(guest)
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     assert guest.wait_ready("one")["pid"] == pid
     assert CONF in guest.status()["config"]["error"]
     guest.configure({"one": fake_server(), "two": fake_server()})
@@ -148,7 +155,7 @@ def test_a_stop_by_hand_survives_a_crash(guest: Guest) -> None:
     guest.run("llamad", "stop", "--wait", "two")
     before = guest.main_pid
     kill(guest)
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     guest.wait_ready("one")
     assert (guest.server("two")["wanted"], guest.server("two")["state"]) == ("stopped", "stopped")
 
@@ -160,16 +167,21 @@ def test_a_server_that_ended_meanwhile_is_started_again(guest: Guest) -> None:
     pid, before = guest.replica("one")["pid"], guest.main_pid
     kill(guest)
     guest.signal("KILL", pid)
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     assert guest.wait_ready("one")["pid"] != pid
 
 
-def test_a_llamad_that_does_not_come_back_leaves_nothing(guest: Guest) -> None:
-    guest.drop_in(Restart="no")
+def test_a_llamad_that_cannot_come_back_leaves_nothing(guest: Guest) -> None:
+    """Killed, and there is neither a file nor a last accepted one to go on with: exit 78, which is final."""
+    guest.drop_in(RestartSec="2s", RestartSteps="0")
     guest.configure({"one": fake_server(FAKE_GRANDCHILD="setsid")})
     guest.start()
     kill(guest)
+    guest.machine.write(CONF, "servers: [\n")
+    until(lambda: guest.show("SubState") == "auto-restart", "systemd waits for the restart")
+    guest.run("sh", "-c", "rm -rf /run/llamad/*")
     until(lambda: guest.show("ActiveState") == "failed", "systemd has given up")
+    assert guest.show("ExecMainStatus") == "78"
     until(lambda: guest.processes() == {}, "nothing is left")
 
 
@@ -204,6 +216,6 @@ def test_a_state_that_makes_no_sense_is_refused_with_a_line(guest: Guest, damage
     kill(guest)
     guest.machine.write("/run/llamad/children.json", damage)
     guest.run("chown", "llamad:llamad", "/run/llamad/children.json")
-    until(back_again(guest, before), "llamad is back")
+    wait_until_back(guest, before)
     assert guest.wait_ready("one")["pid"] != pid
     until(lambda: guest.code("kill", "-0", str(pid)) != 0, "the server that nobody knows is gone")
