@@ -79,8 +79,10 @@ class Front:
             inherited=inherit(handed, config.gateway.listen),
         )
         for name in list(handed):  # of addresses that are not listened on any more, and what is foreign
+            if not (useless := handed.pop(name)):
+                continue
             log.warning("descriptors %r from systemd are of no use here: closed", name, extra={"event": "foreign-fd"})
-            close_all(handed.pop(name))
+            close_all(useless)
             self._notifier.remove(name)
         async with gateway:
             follower = asyncio.ensure_future(self._follow(gateway))

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from hashlib import sha256
+from pathlib import Path
 
 from llamad.gateway.upstream import Spawn
 from llamad.host.address import Address, TcpAddress, UnixAddress
@@ -16,6 +17,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 10.0
 BACKLOG = 1024
 UNIX_MODE = 0o660
+SOCKET_UNIT_NAME = "gateway"
+"""FileDescriptorName= of llamad.socket."""
 
 logger = logging.getLogger(__name__)
 
@@ -114,15 +117,29 @@ def descriptor_name(address: Address) -> str:
 
 
 def inherit(handed: dict[str, list[int]], addresses: Iterable[Address]) -> dict[Address, list[socket.socket]]:
-    """Take the sockets that listen at `addresses` out of `handed`, descriptors by name. What is no listening socket
-    stays there.
+    """Take the sockets that listen at `addresses` out of `handed`, descriptors by name: those that an earlier llamad
+    stored, and those of `llamad.socket`, told by where they are bound. What is no listening socket stays there.
     """
     out: dict[Address, list[socket.socket]] = {}
     for address in addresses:
         name = descriptor_name(address)
         if all(map(_listens, handed.get(name, []))):
             out[address] = [socket.socket(fileno=descriptor) for descriptor in handed.pop(name, [])]
+    for descriptor in list(handed.get(SOCKET_UNIT_NAME, [])):
+        bound = _bound_to(descriptor) if _listens(descriptor) else None
+        if bound is not None and bound in out:
+            out[bound].append(socket.socket(fileno=descriptor))
+            handed[SOCKET_UNIT_NAME].remove(descriptor)
     return out
+
+
+def _bound_to(descriptor: int) -> Address:
+    sock = socket.socket(fileno=descriptor)
+    try:
+        name = sock.getsockname()
+    finally:
+        sock.detach()
+    return UnixAddress(Path(name)) if sock.family == socket.AF_UNIX else TcpAddress(str(name[0]), int(name[1]))
 
 
 def _listens(descriptor: int) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamad.config.model import GatewayConfig
-from llamad.daemon import GATEWAY_FD
+from llamad.gateway.listen import SOCKET_UNIT_NAME
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
@@ -131,7 +131,7 @@ def test_comments_stand_on_their_own_line(path: Path) -> None:
 def test_the_socket_is_the_gateway_port_of_the_default_configuration() -> None:
     found = settings(SYSTEMD / "llamad.socket")
     assert found["Socket.ListenStream"] == [str(address) for address in GatewayConfig().listen]
-    assert found["Socket.FileDescriptorName"] == [GATEWAY_FD]
+    assert found["Socket.FileDescriptorName"] == [SOCKET_UNIT_NAME]
 
 
 def test_the_user_is_in_the_groups_of_gpus_and_the_groups_come_first() -> None:
