@@ -30,7 +30,7 @@ from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_enviro
 from llamad.host.pulse import Pulse
 from llamad.host.redact import Redaction
 from llamad.reap import KEEP_MARK, STOPPING_MARK
-from llamad.reload import Reloader, accepted_file
+from llamad.reload import Reloader, accepted_file, emptied
 from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
 from llamad.servers.around import Around
 from llamad.servers.board import Board
@@ -249,19 +249,21 @@ class Daemon:
             await asyncio.sleep(EXTEND_EVERY)
 
     async def _first_config(self) -> tuple[Loaded, Config, str | None]:
-        """The configuration to start with; where an earlier llamad left servers running and the file is broken by now,
-        the last one that was accepted, and the error.
+        """The configuration to start with; where an earlier llamad left servers running and the file is broken or
+        emptied by now, the last one that was accepted, and the error.
         """
+        inherits = any(name.startswith(PID_FD) for name in self._handed)
         loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
-        if loaded.config is not None:
+        mistake = emptied(self._file, loaded.config) if inherits and loaded.config is not None else None
+        if loaded.config is not None and mistake is None:
             if wrong := await asyncio.to_thread(self._front.read_keys, loaded.config):
                 raise ConfigError("the API keys are not usable", problems=wrong)
             for problem in loaded.problems:
                 log.warning("%s", problem, extra={"event": "config-remark"})
             return loaded, loaded.config, None
-        wrong = tuple(str(problem) for problem in loaded.problems if problem.kind is ProblemKind.TEXT)
+        wrong = (mistake,) if mistake else _text_problems(loaded)
         accepted = accepted_file(self._file, self._directories)
-        if any(name.startswith(PID_FD) for name in self._handed) and accepted.exists():
+        if inherits and accepted.exists():
             kept = await asyncio.to_thread(load, accepted, self._directories, environ=self._environ)
             if kept.config is not None and not await asyncio.to_thread(self._front.read_keys, kept.config):
                 for line in wrong:
@@ -364,6 +366,10 @@ class Daemon:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+
+
+def _text_problems(loaded: Loaded) -> tuple[str, ...]:
+    return tuple(str(problem) for problem in loaded.problems if problem.kind is ProblemKind.TEXT)
 
 
 def _make(directories: Directories) -> None:

@@ -138,9 +138,10 @@ class Reloader:
         if config is None:
             wrong = tuple(str(one) for one in loaded.problems if one.kind is ProblemKind.TEXT)
             raise ConfigError(f"{len(wrong)} problem{'s' if len(wrong) != 1 else ''} in {self._file}", problems=wrong)
-        if not config.servers and self._fleet.configs and _is_empty(self._file):
-            line = f"{self._file}:1:1: the file is empty, but servers run: taken for a mistake"
-            raise ConfigError("the file is empty", hint="to stop every server, write `servers: {}`", problems=(line,))
+        if self._fleet.configs and (mistake := emptied(self._file, config)):
+            raise ConfigError(
+                "the file is empty", hint="to stop every server, write `servers: {}`", problems=(mistake,)
+            )
         if wrong := await asyncio.to_thread(self._verify, config):
             raise ConfigError("what it refers to is not usable", problems=wrong)
         wanted = intents(config, loaded)
@@ -154,11 +155,13 @@ def _remarks(loaded: Loaded) -> tuple[str, ...]:
     return tuple(str(problem) for problem in loaded.problems)
 
 
-def _is_empty(file: Path) -> bool:
+def emptied(file: Path, config: Config) -> str | None:
+    """The problem line where the file is empty, which is a mistake and no wish while servers run; else None."""
     try:
-        return not file.read_bytes().strip()
+        empty = not config.servers and not file.read_bytes().strip()
     except OSError:
-        return False
+        return None
+    return f"{file}:1:1: the file is empty, but servers run: taken for a mistake" if empty else None
 
 
 def accepted_file(file: Path, directories: Directories) -> Path:
@@ -167,12 +170,20 @@ def accepted_file(file: Path, directories: Directories) -> Path:
 
 
 def keep_accepted(files: tuple[Path, ...], file: Path, directories: Directories) -> None:
-    """Copy what was accepted; a copy that cannot be made costs only the comfort."""
+    """Copy what was accepted; a copy that cannot be made costs only the comfort. Nothing is done where it is the copy
+    itself that was read.
+    """
     target = accepted_file(file, directories)
+    if target in files:
+        return
+    fresh = target.parent.with_suffix(".new")
     try:
-        shutil.rmtree(target.parent, ignore_errors=True)
-        (target.parent / "conf.d").mkdir(parents=True, mode=0o700)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700, parents=True)
+        (fresh / "conf.d").mkdir()
         for one in files:
-            shutil.copyfile(one, target if one == file else target.parent / "conf.d" / one.name)
+            shutil.copyfile(one, fresh / file.name if one == file else fresh / "conf.d" / one.name)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        fresh.rename(target.parent)
     except OSError as error:
         log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})

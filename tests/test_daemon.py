@@ -1,0 +1,233 @@
+"""`llamad run` in the foreground, as a person would start it: real processes, the real control socket."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamad.control.client import RefusedError
+from llamad.errors import ExitCode, UnavailableError
+from llamad.host.pidfd import has_ended, open_pidfd
+from tests.llamads import Llamad, a_llamad
+from tests.waiting import wait_until
+
+FAST_STOP = {"drain_timeout": "1s", "term_timeout": "200ms"}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Llamad]:
+    """One llamad for all tests that leave it as it was: `a` runs, and `b`."""
+    with a_llamad() as one:
+        as_usual(one)
+        one.start()
+        one.wait_for("a")
+        one.wait_for("b")
+        yield one
+        assert one.end() == 0
+
+
+def as_usual(one: Llamad) -> None:
+    one.configure({"a": {}, "b": {"aliases": ["bee"]}})
+
+
+@pytest.fixture
+def llamad(shared: Llamad) -> Iterator[Llamad]:
+    pid = shared.status("a")["pid"]
+    yield shared
+    as_usual(shared)
+    shared.client.post("reload", wait=True)
+    assert shared.status("a")["pid"] == pid, "a was touched"
+
+
+def error_of(one: Llamad) -> str | None:
+    error: str | None = one.client.get("status")["config"]["error"]
+    return error
+
+
+def test_a_saved_file_is_applied_and_what_is_equal_not_touched(llamad: Llamad) -> None:
+    b = llamad.status("b")["pid"]
+    llamad.configure({"a": {}, "b": {"args": {"ctx_size": 512}}, "c": {}})
+    llamad.wait_for("c")
+    wait_until(lambda: llamad.status("b").get("pid") not in (b, None))
+    llamad.wait_for("b")
+    llamad.configure({"a": {}})
+    wait_until(lambda: [one["name"] for one in llamad.client.get("status")["servers"]] == ["a"])
+
+
+def test_a_file_in_the_middle_of_being_written_stops_no_server(llamad: Llamad) -> None:
+    whole = llamad.file.read_text()
+    accepted = len(llamad.events("configuration accepted"))
+    with llamad.file.open("w") as file:
+        file.write(f"llama_server: {llamad.binary}\ngateway: {{listen: null}}\nservers: {{}}\n")
+        file.flush()
+        until = time.monotonic() + 0.6  # three times as long as a file has to keep still
+        while time.monotonic() < until:
+            assert llamad.status("b")["state"] == "ready"
+        assert len(llamad.events("configuration accepted")) == accepted
+        file.seek(0)
+        file.truncate()
+        file.write(whole)
+    wait_until(lambda: len(llamad.events("configuration accepted")) > accepted)
+    assert len(llamad.client.get("status")["servers"]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "\n  \n"])
+def test_an_empty_file_is_a_mistake_and_not_a_wish(llamad: Llamad, text: str) -> None:
+    llamad.write(text)
+    wait_until(lambda: error_of(llamad) is not None)
+    assert error_of(llamad) == f"{llamad.file}:1:1: the file is empty, but servers run: taken for a mistake"
+    assert llamad.status("b")["state"] == "ready"
+    as_usual(llamad)
+    wait_until(lambda: error_of(llamad) is None)
+
+
+def test_a_broken_file_is_refused_with_its_lines_and_changes_nothing(llamad: Llamad) -> None:
+    llamad.write("servers:\n  a: {modle: x}\n  b: [")
+    with pytest.raises(RefusedError) as refused:
+        llamad.client.post("reload", wait=True)
+    assert refused.value.exit_code is ExitCode.CONFIG
+    assert refused.value.problems
+    assert all(line.startswith(f"{llamad.file}:") for line in refused.value.problems)
+    assert llamad.status("b")["state"] == "ready"
+    wait_until(lambda: error_of(llamad) is not None)
+
+
+def test_a_typo_in_a_running_servers_model_does_not_stop_it(llamad: Llamad) -> None:
+    llamad.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}})
+    with pytest.raises(RefusedError) as refused:
+        llamad.client.post("reload")
+    assert "/nowhere/b.gguf" in "\n".join(refused.value.problems)
+    assert llamad.status("b")["state"] == "ready"
+
+
+def test_sighup_reads_the_file(llamad: Llamad) -> None:
+    before = len(llamad.events("configuration accepted: no server changed"))
+    llamad.send(signal.SIGHUP)
+    wait_until(lambda: len(llamad.events("configuration accepted: no server changed")) > before)
+
+
+def test_a_reload_that_waits_tells_which_server_failed(llamad: Llamad) -> None:
+    restart = {"initial_delay": "1ms", "max_delay": "1ms", "max_retries": 1, "jitter": 0}
+    bad = {"env": {"FAKE_DIE": "start"}, "restart": restart}
+    llamad.configure({"a": {}, "b": {"aliases": ["bee"]}, "good": {}, "bad": bad})
+    answer = llamad.client.post("reload", wait=True)
+    states = {one["server"]: one["state"] for one in answer["servers"]}
+    assert states == {"good": "ready", "bad": "failed"}
+
+
+def test_what_crashes_is_started_again(llamad: Llamad) -> None:
+    first = llamad.status("b")
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: llamad.status("b")["restarts"] == first["restarts"] + 1)
+    again = llamad.wait_for("b")
+    assert again["pid"] != first["pid"]
+    assert again["last_exit"] == "killed by SIGKILL"
+
+
+def test_orders_by_name_and_alias(llamad: Llamad) -> None:
+    llamad.client.post("servers", "bee", "stop", wait=True)
+    assert llamad.status("b")["wanted"] == "stopped"
+    assert llamad.status("bee")["replicas"] == []
+    llamad.send(signal.SIGHUP)  # a stop survives a reload of an unchanged configuration
+    llamad.client.post("reload", wait=True)
+    assert llamad.status("b")["wanted"] == "stopped"
+    llamad.client.post("servers", "b", "start", wait=True)
+    before = llamad.wait_for("b")["pid"]
+    llamad.client.post("servers", "b", "restart", wait=True)
+    assert llamad.wait_for("b")["pid"] != before
+
+
+def test_output_is_to_be_had_and_names_its_server(llamad: Llamad) -> None:
+    lines = [line["text"] for line in llamad.client.lines("servers", "a", "logs")]
+    assert any("model loaded" in line for line in lines)
+    assert any("info    a: " in line for line in llamad.events("model loaded"))
+
+
+def test_an_upgrade_in_place_needs_systemd(llamad: Llamad) -> None:
+    with pytest.raises((UnavailableError, RefusedError), match="only a llamad that systemd runs"):
+        llamad.client.post("upgrade")
+
+
+def test_a_second_llamad_in_the_same_place_ends_with_a_word(llamad: Llamad) -> None:
+    other = Llamad(llamad.folder)
+    other.log_file = llamad.folder / "other.log"
+    other.start()
+    assert other.wait() == 1
+    assert f"another llamad already uses {llamad.runtime}" in other.log
+    assert "Traceback" not in other.log
+
+
+# --- starts and ends of their own
+
+
+def test_a_broken_file_at_the_start_ends_with_78_and_starts_nothing() -> None:
+    with a_llamad() as one:
+        one.write("servers:\n  a: {modle: x.gguf}\n")
+        one.start()
+        assert one.wait() == ExitCode.CONFIG
+        assert one.events(f"{one.file}:2:7: servers.a")
+        assert not one.events("started, pid")
+        assert "Traceback" not in one.log
+
+
+def test_sigterm_ends_everything_at_once_also_what_loads_or_does_not_obey() -> None:
+    with a_llamad() as one:
+        one.configure({
+            "loads": {"env": {"FAKE_LOAD_S": "60"}},
+            "deaf": {"env": {"FAKE_IGNORE_TERM": "1", "FAKE_GRANDCHILD": "1"}, "stop": FAST_STOP},
+            "waits": {"env": {"FAKE_DIE": "start"}, "restart": {"initial_delay": "1m", "max_delay": "1m"}},
+        })  # fmt: skip
+        one.start()
+        pids = [one.wait_for("deaf")["pid"], one.wait_for("loads", "loading")["pid"]]
+        one.wait_for("waits", "backoff")
+        began = time.monotonic()
+        assert one.end() == 0
+        assert time.monotonic() - began < 3
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert list((one.runtime / "servers").iterdir()) == []
+        assert one.log.splitlines()[-1].endswith("llamad ends")
+
+
+def test_sigkill_leaves_no_child_and_the_next_one_starts_clean() -> None:
+    with a_llamad() as one:
+        one.configure({"a": {}})
+        one.start()
+        pid_fd = open_pidfd(one.wait_for("a")["pid"])
+        assert pid_fd is not None
+        try:
+            one.end(signal.SIGKILL)
+            wait_until(lambda: has_ended(pid_fd), seconds=2)
+        finally:
+            os.close(pid_fd)
+        one.start()
+        one.wait_for("a")
+        assert one.end() == 0
+
+
+def test_a_strict_start_fails_with_a_server() -> None:
+    with a_llamad() as one:
+        one.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}}, startup="strict")
+        one.start()
+        assert one.wait() == ExitCode.FAILED
+        assert one.events("startup is strict, and b did not become ready")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a place that root may not write to: any other user has that")
+def test_a_place_that_cannot_be_used_is_told() -> None:
+    with a_llamad() as one:
+        one.configure({})
+        result = subprocess.run(
+            [sys.executable, "-m", "llamad", "run", "--config", str(one.file)],
+            env={"PATH": os.environ["PATH"], "RUNTIME_DIRECTORY": "/dev/null/x", "PYTHONPATH": str(Path.cwd())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert "cannot make /dev/null/x: Not a directory" in result.stderr
+    assert "Traceback" not in result.stderr

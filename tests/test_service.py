@@ -1,0 +1,158 @@
+"""`llamad run` as a service: what systemd is told, and what it keeps for the next llamad."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from llamad.errors import ExitCode
+from tests.llamads import Llamad, a_llamad
+from tests.service_manager import ServiceManager, service_manager
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def manager() -> Iterator[ServiceManager]:
+    with service_manager() as one:
+        yield one
+
+
+@pytest.fixture
+def llamad(manager: ServiceManager) -> Iterator[Llamad]:
+    with a_llamad(manager) as one:
+        yield one
+
+
+def count(manager: ServiceManager, message: str) -> int:
+    return sum(one.startswith(message) for one in manager.pump())
+
+
+def test_systemd_is_told_the_truth_from_start_to_end(llamad: Llamad, manager: ServiceManager) -> None:
+    gate = llamad.folder / "gate"
+    llamad.configure({"a": {"env": {"FAKE_LOAD_FILE": str(gate)}}, "bad": {"model": "/nowhere/b.gguf"}})
+    llamad.start(WATCHDOG_USEC="100000")
+    wait_until(lambda: "loading" in manager.status())
+    manager.wait_for("EXTEND_TIMEOUT_USEC=")
+    manager.wait_for("WATCHDOG=1")
+    assert count(manager, "READY=1") == 0
+    gate.touch()
+    manager.wait_for("READY=1")
+    wait_until(lambda: manager.status() == "1/2 ready; bad failed: the model /nowhere/b.gguf is not there")
+    assert llamad.client.get("status")["ready"] is True
+
+    pings = count(manager, "WATCHDOG=1")
+    wait_until(lambda: count(manager, "WATCHDOG=1") >= pings + 3)
+
+    llamad.send(signal.SIGHUP)
+    manager.wait_for("RELOADING=1\nMONOTONIC_USEC=")
+    wait_until(lambda: count(manager, "READY=1") == 2)
+
+    llamad.write("servers: [")
+    llamad.send(signal.SIGHUP)
+    wait_until(lambda: manager.status().startswith("configuration refused: "))
+    wait_until(lambda: count(manager, "READY=1") == count(manager, "RELOADING=1") + 1)
+
+    llamad.send(signal.SIGTERM)
+    assert llamad.wait() == 0
+    assert manager.messages[-1] == "BARRIER=1"
+    after = manager.messages[manager.messages.index("STOPPING=1") :]
+    assert not any(one.startswith(("READY", "RELOADING")) for one in after)
+    assert any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in after)
+    assert manager.stored == {}
+
+
+def test_a_broken_file_at_the_start_is_no_ready(llamad: Llamad, manager: ServiceManager) -> None:
+    llamad.write("servers: [")
+    llamad.start()
+    assert llamad.wait() == ExitCode.CONFIG
+    assert count(manager, "READY=1") == 0
+
+
+def test_a_crash_of_llamad_costs_no_model(llamad: Llamad, manager: ServiceManager) -> None:
+    llamad.configure({"a": {"env": {"FAKE_FLOOD": "40"}}, "b": {}, "s": {}})
+    llamad.start()
+    manager.wait_for("READY=1")
+    llamad.client.post("servers", "s", "stop", wait=True)
+    first = {name: llamad.status(name) for name in ("a", "b")}
+    manager.pump()
+    assert len(manager.stored) == 4
+
+    llamad.end(signal.SIGKILL)
+    time.sleep(0.15)  # the flood goes on while nobody reads
+    foreign = socket.socket(socket.AF_UNIX)
+    manager.stored["pid-x-0-0"] = [os.dup(foreign.fileno())]
+    manager.stored["something"] = [os.dup(foreign.fileno())]
+    foreign.close()
+    llamad.start()
+    again = {name: llamad.wait_for(name) for name in ("a", "b")}
+    for name, one in again.items():
+        assert one["pid"] == first[name]["pid"]
+        assert one["restarts"] == 0
+        assert one["uptime_s"] > first[name]["uptime_s"]
+    numbers = [
+        int(line["text"].rpartition(" ")[2])
+        for line in llamad.client.lines("servers", "a", "logs")
+        if "line " in line["text"]
+    ]
+    assert len(numbers) >= 4, "what was written meanwhile is read"
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert llamad.status("s")["wanted"] == "stopped"
+    wait_until(lambda: manager.pump() and "pid-x-0-0" not in manager.stored)
+    assert len(llamad.events("pid-x-0-0")) == 1
+    assert len(llamad.events("'something'")) == 1
+
+    llamad.end(signal.SIGKILL)
+    llamad.configure({"a": {}, "b": {}, "c": {}})  # edited while nobody looked: applied as a reload
+    llamad.start()
+    llamad.wait_for("c")
+    assert llamad.wait_for("b")["pid"] == first["b"]["pid"]
+    wait_until(lambda: llamad.status("a").get("pid") not in (None, first["a"]["pid"]))
+    a = llamad.wait_for("a")["pid"]
+    os.kill(first["b"]["pid"], signal.SIGKILL)  # not its child: noticed all the same
+    wait_until(lambda: llamad.status("b").get("pid") not in (None, first["b"]["pid"]))
+    b = llamad.wait_for("b")
+    wait_until(lambda: manager.pump() and "pid-b-0-0" not in manager.stored)
+
+    llamad.end(signal.SIGKILL)
+    llamad.write("servers: [")
+    llamad.start()
+    assert [llamad.wait_for("a")["pid"], llamad.wait_for("b")["pid"]] == [a, b["pid"]]
+    assert "llamad.yaml:1:1" in llamad.client.get("status")["config"]["error"]
+
+    llamad.end(signal.SIGKILL)
+    llamad.write("")  # a mistake, and not a wish, at a restart too
+    llamad.start()
+    assert [llamad.wait_for("a")["pid"], llamad.wait_for("b")["pid"]] == [a, b["pid"]]
+    assert "the file is empty" in llamad.client.get("status")["config"]["error"]
+    assert llamad.end() == 0
+    assert manager.stored == {}
+
+
+def test_an_upgrade_leaves_the_servers_to_the_next_llamad(llamad: Llamad, manager: ServiceManager) -> None:
+    llamad.configure({"a": {}})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    llamad.client.post("upgrade")
+    assert llamad.wait() == 0
+    assert (llamad.runtime / "keep").exists()
+    assert count(manager, "STOPPING=1") == 0
+    llamad.start()
+    assert llamad.wait_for("a")["pid"] == pid
+    assert llamad.end() == 0
+
+
+def test_a_start_ends_what_systemd_did_not_keep(llamad: Llamad, manager: ServiceManager) -> None:
+    llamad.configure({"a": {}})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    llamad.end(signal.SIGKILL)
+    manager.pump()
+    for fd in manager.stored.pop("log-a-0-0"):
+        os.close(fd)
+    llamad.start()
+    assert llamad.wait_for("a")["pid"] != pid
+    assert llamad.events(f"a-0-0 of an earlier llamad still runs as pid {pid}: ended")
+    assert llamad.end() == 0
