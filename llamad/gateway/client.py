@@ -14,6 +14,8 @@ from llamad.gateway.turn import Turn
 
 _MAX_AHEAD = 64 << 10
 """Bytes of further requests that are taken while one is worked on."""
+_REFUSED_AT_ONCE = 256
+"""Connections beyond the limit that are told so; more are just closed."""
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -56,9 +58,11 @@ class Client(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         shared = self._shared
         self.deadline = shared.loop.time() + shared.limits.head_timeout
-        full = len(shared.clients) >= shared.limits.connections
         shared.came(self)
-        if full:
+        too_many = len(shared.clients) - shared.limits.connections
+        if too_many > _REFUSED_AT_ONCE:
+            self.drop()
+        elif too_many > 0:
             self._refuse(MalformedError(503, "there are too many connections: close some, or try again later"))
 
     def data_received(self, data: bytes) -> None:
@@ -162,7 +166,7 @@ class Client(asyncio.Protocol):
 
     def _read_head(self, known: int) -> None:
         """Look for a whole head in the buffer, `known` bytes of which were looked at before."""
-        if self.buffer.startswith(b"\r\n"):  # an empty line before a request line is let pass (RFC 9112 section 2.2)
+        while self.buffer.startswith(b"\r\n"):  # empty lines before a request line are let pass (RFC 9112 section 2.2)
             self.buffer, known = self.buffer[2:], 0
         buffer = self.buffer
         end = buffer.find(b"\r\n\r\n", max(known - 3, 0))
@@ -182,7 +186,7 @@ class Client(asyncio.Protocol):
         turn.begin()
 
     def _await_head(self) -> None:
-        if self._stage is Stage.IDLE:
+        if self._stage is Stage.IDLE and self.buffer:
             self._stage = Stage.HEAD
             self.deadline = self._shared.loop.time() + self._shared.limits.head_timeout
 

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -76,6 +77,8 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _abandoned(path: str) -> bool:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False  # connecting to it would be refused just the same
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
         try:

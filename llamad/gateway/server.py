@@ -13,7 +13,6 @@ from llamad.gateway.shared import Limits, Shared
 from llamad.gateway.types import Policy
 from llamad.host.address import Address
 
-SWEEP_SECONDS = 0.5
 STUCK_SECONDS = 15.0
 
 
@@ -124,7 +123,7 @@ class GatewayServer:
         """End what has taken too long. One timer for all connections, instead of several for each request."""
         shared = self._shared
         now = self._swept_at = shared.loop.time()
-        self._timer = shared.loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._timer = shared.loop.call_later(shared.limits.sweep, self._sweep)
         for client in tuple(shared.clients):
             client.check(now)
         shared.upstreams.sweep(now)

@@ -27,6 +27,8 @@ class Limits:
     """Without taking a byte of the answer."""
     linger: float = 2.0
     """For reading what a refused client still sends, so that the answer reaches it."""
+    sweep: float = 0.5
+    """Between two looks at all these times."""
 
 
 class Swept(Protocol):

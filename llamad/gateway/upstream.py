@@ -147,6 +147,7 @@ class Pool:
         except asyncio.CancelledError:
             if upstream in self.open:
                 upstream.drop()
+                self.forget(upstream)  # cancelled just after connecting, uvloop does not call connection_lost
             raise
         else:
             if upstream in self.open:

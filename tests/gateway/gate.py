@@ -259,6 +259,7 @@ class Gate:
             wire = Wire(*await asyncio.open_unix_connection(str(self.folder / "gate.sock")))
         else:
             wire = Wire(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._wires = [one for one in self._wires if not one.writer.is_closing()]
         self._wires.append(wire)
         return wire
 

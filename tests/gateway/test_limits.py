@@ -1,0 +1,238 @@
+"""What a client may take, and what happens to one that takes more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from llamad.gateway.shared import Limits
+from llamad.gateway.types import Answer
+from llamad.host.address import UnixAddress
+from tests.gateway.gate import Gate, Rules, a_gate, get, post
+from tests.gateway.origin import STREAM_HEAD, Origin, Seen, chunk, plain
+
+SOON = 0.05
+QUICK = Limits(
+    max_body=1000,
+    bodies=1500,
+    head_timeout=SOON,
+    body_timeout=SOON,
+    idle_timeout=SOON,
+    stall_timeout=SOON,
+    linger=SOON,
+    sweep=0.01,
+)
+
+
+@pytest.fixture
+async def quick(origin: Origin) -> AsyncIterator[Gate]:
+    """A gateway without patience."""
+    async with a_gate(Rules([UnixAddress(origin.path)]), QUICK) as one:
+        yield one
+
+
+async def test_connection_without_a_request_is_closed(quick: Gate) -> None:
+    wire = await quick.wire()
+    assert await wire.ended() == b""
+    assert quick.rules.begun == 0
+
+
+async def test_idle_connection_is_closed(quick: Gate) -> None:
+    wire = await quick.wire()
+    wire.send(get("/health"))
+    assert (await wire.reply()).status == 200
+    assert await wire.ended() == b""
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\n", b"\r\nGET"])
+async def test_slow_head_is_a_408(quick: Gate, sent: bytes) -> None:
+    wire = await quick.wire()
+    wire.send(sent)
+    reply = await wire.reply()
+    assert (reply.status, reply.header("connection")) == (408, "close")
+    assert await wire.ended() == b""
+
+
+@pytest.mark.parametrize(
+    "body", [post(b"x" * 100)[:-1], post(b"", "Transfer-Encoding: chunked", length=False) + b"5\r\n"]
+)
+async def test_slow_body_is_a_408(quick: Gate, origin: Origin, body: bytes) -> None:
+    wire = await quick.wire()
+    wire.send(body)
+    assert (await wire.reply()).status == 408
+    assert await wire.ended() == b""
+    assert not origin.requests
+
+
+async def test_body_that_goes_on_is_waited_for(quick: Gate) -> None:
+    wire = await quick.wire()
+    wire.send(post(b"x" * 12)[:-12])
+    for _ in range(12):
+        await asyncio.sleep(SOON / 4)
+        wire.send(b"x")
+    assert (await wire.reply()).status == 200
+
+
+async def test_answer_that_takes_long_is_waited_for(quick: Gate, origin: Origin) -> None:
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(SOON * 3)
+        writer.write(STREAM_HEAD + chunk(b"a"))
+        await asyncio.sleep(SOON * 3)
+        writer.write(b"0\r\n\r\n")
+
+    origin.behave = behave
+    assert (await quick.ask(post())).body == b"a"
+
+
+async def test_client_that_takes_nothing_is_dropped(quick: Gate, origin: Origin) -> None:
+    ended = asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 << 20))
+        try:
+            while True:
+                writer.write(b"x" * (1 << 18))
+                await writer.drain()
+        finally:
+            ended.set()
+
+    origin.behave = behave
+    wire = await quick.wire()
+    wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    wire.send(post())
+    await quick.until(lambda: len(quick.rules.records) == 1)
+    assert quick.rules.records[0].error == "client-left"
+    await asyncio.wait_for(ended.wait(), SOON * 100)
+
+
+async def test_refused_client_that_goes_on_sending_is_dropped(quick: Gate) -> None:
+    wire = await quick.wire()
+    wire.send(b"nonsense\r\n\r\n")
+    assert (await wire.reply()).status == 400
+    assert await wire.ended() == b""
+
+    def gone() -> bool:
+        wire.writer.write(b"x")
+        return quick.server.connections == 0
+
+    await quick.until(gone)
+
+
+async def test_body_beyond_the_limit_is_a_413_before_it_is_sent(quick: Gate) -> None:
+    wire = await quick.wire()
+    wire.send(post(b"x" * 1001, "Expect: 100-continue")[:-1001])
+    reply = await wire.reply()
+    assert (reply.status, reply.header("connection")) == (413, "close")
+    assert "1000 bytes" in reply.error
+    exact = await quick.ask(post(b"x" * 1000))
+    assert exact.status == 200
+
+
+async def test_chunks_beyond_the_limit_are_a_413(quick: Gate) -> None:
+    wire = await quick.wire()
+    wire.send(post(b"", "Transfer-Encoding: chunked", length=False) + chunk(b"x" * 600) * 2)
+    assert (await wire.reply()).status == 413
+
+
+async def test_large_upload_that_is_refused_still_reads_why(gate: Gate) -> None:
+    wire = await gate.wire()
+    wire.send(post(b"x" * (65 << 20)))
+    assert (await wire.reply()).status == 413
+    assert await wire.ended() == b""
+
+
+async def test_all_bodies_together_have_a_limit(quick: Gate) -> None:
+    first, second = await quick.wire(), await quick.wire()
+    first.send(post(b"x" * 1000)[:-1])
+    await quick.until(lambda: quick.rules.begun == 1)
+    second.send(post(b"x" * 1000)[:-1])
+    assert (await second.reply()).status == 503
+    first.send(b"x")
+    assert (await first.reply()).status == 200
+    again = await quick.ask(post(b"x" * 1000))
+    assert again.status == 200
+
+
+async def test_too_many_connections_are_told_so() -> None:
+    async with a_gate(Rules(), Limits(connections=20, linger=SOON, sweep=0.01)) as gate:
+        many = [await gate.wire() for _ in range(20)]
+        await gate.until(lambda: gate.server.connections == 20)
+        assert (await gate.ask(get("/health"))).status == 503
+        many[0].send(get("/health"))
+        assert (await many[0].reply()).status == 200
+        await many[1].close()
+        await gate.until(lambda: gate.server.connections < 20)
+        assert (await gate.ask(get("/health"))).status == 200
+
+
+async def test_slow_clients_do_not_stop_an_honest_one(gate: Gate) -> None:
+    slow = [await gate.wire() for _ in range(300)]
+    for wire in slow:
+        wire.send(b"POST /v1/x HTTP/1.1\r\nHost: gate\r\nX: ")
+    for number in range(20):
+        for wire in slow[number::20]:
+            wire.send(b"y")
+        assert json.loads((await gate.ask(post(b"%d" % number))).body)["body"] == str(number)
+    assert gate.server.connections >= 300
+
+
+async def test_server_that_closes_soon_is_not_asked_on_an_old_connection(gate: Gate, origin: Origin) -> None:
+    """A connection that has been idle for longer than cpp-httplib keeps one is not used again."""
+    loop = asyncio.get_running_loop()
+    wire = await gate.wire()
+    wire.send(post())
+    assert (await wire.reply()).status == 200
+    shared = gate.server._shared
+    shared.upstreams.sweep(loop.time() + 3)
+    assert shared.upstreams._pools
+    shared.upstreams.sweep(loop.time() + 5)
+    await gate.until(lambda: not shared.upstreams._pools[gate.rules.addresses[0]].open)
+    shared.upstreams.sweep(loop.time())
+    assert not shared.upstreams._pools
+
+
+async def test_drain_lets_requests_end_and_takes_no_new_ones(gate: Gate, origin: Origin) -> None:
+    working, go_on = asyncio.Event(), asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        working.set()
+        await go_on.wait()
+        writer.write(plain(200, b"in time"))
+
+    origin.behave = behave
+    busy, idle = await gate.wire(), await gate.wire()
+    idle.send(get("/health"))
+    assert (await idle.reply()).status == 200
+    busy.send(post())
+    await working.wait()
+    port = gate.port
+    drained = asyncio.ensure_future(gate.server.drain(5))
+    assert await idle.ended() == b""
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    assert not drained.done()
+    go_on.set()
+    reply = await busy.reply()
+    assert (reply.body, reply.header("connection")) == (b"in time", "close")
+    assert await drained
+
+
+async def test_drain_has_an_end(gate: Gate) -> None:
+    waits = asyncio.get_running_loop().create_future()
+
+    async def handle() -> Answer:
+        await waits
+        raise NotImplementedError
+
+    gate.rules.local = handle
+    wire = await gate.wire()
+    wire.send(get("/local"))
+    await gate.until(lambda: gate.rules.begun == 1)
+    assert not await gate.server.drain(0.01)
+
+
+async def test_gateway_says_when_it_does_not_look_after_its_connections(gate: Gate) -> None:
+    now = asyncio.get_running_loop().time()
+    assert gate.server.stuck(now) is None
+    assert "20 s" in (gate.server.stuck(now + 20) or "")
