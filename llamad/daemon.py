@@ -1,21 +1,18 @@
 """The composition root: what `llamad run` is made of, and the order in which it starts and ends."""
 
 import asyncio
-import fcntl
 import logging
 import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from llamad import __version__
-from llamad.config.loader import Loaded, load
+from llamad.beginning import first_config, make, only_one, take_over
 from llamad.config.model import Config
-from llamad.config.problems import ProblemKind
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
 from llamad.credentials import Credentials
@@ -24,22 +21,21 @@ from llamad.front import Front
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
-from llamad.host.fdstore import close_all, received
+from llamad.host.fdstore import received
 from llamad.host.memory import free_memory
 from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_environment, watchdog_interval
 from llamad.host.pulse import Pulse
 from llamad.host.redact import Redaction
 from llamad.reap import KEEP_MARK, STOPPING_MARK
-from llamad.reload import Reloader, accepted_file, emptied
+from llamad.reload import Reloader
 from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
 from llamad.servers.around import Around
 from llamad.servers.board import Board
 from llamad.servers.fleet import Fleet
 from llamad.servers.inspection import inspect
 from llamad.servers.intents import intents
-from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
-from llamad.servers.ledger import Ledger, read_ledger
-from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
+from llamad.servers.launcher import ProcessLauncher
+from llamad.servers.ledger import Ledger
 from llamad.servers.probe import probe
 from llamad.verbs import Verbs
 
@@ -85,8 +81,8 @@ async def _serve(
     file: Path, directories: Directories, systemd: SystemdEnvironment, environ: Mapping[str, str], redaction: Redaction
 ) -> int:
     pid = os.getpid()
-    _make(directories)
-    with Notifier(systemd, pid=pid) as notifier, _only_one(directories):
+    make(directories)
+    with Notifier(systemd, pid=pid) as notifier, only_one(directories):
         handed = received(systemd, pid=pid)
         daemon = Daemon(file, directories, notifier, environ, redaction, handed, can_store=systemd.can_store)
         return await daemon.serve(watchdog_interval(systemd, pid=pid))
@@ -117,8 +113,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._upgrading = False
         self._pulse = Pulse(loop.time)
-        self._ledger_path = directories.runtime / "children.json"
-        self._ledger = Ledger(self._ledger_path)
+        self._ledger = Ledger(directories.ledger)
         self._groups = Groups(own_group())
         self._launcher = ProcessLauncher(self._ledger, self._groups, notifier if can_store else None)
         self._credentials = credentials = Credentials(environ, redaction)
@@ -161,7 +156,9 @@ class Daemon:
 
     async def serve(self, watchdog: float | None) -> int:
         """Start, serve, and end in order. Returns the exit code; LlamadError where it cannot begin."""
-        loaded, config, error = await self._first_config()
+        loaded, config, error = await first_config(
+            self._file, self._directories, self._environ, self._front.read_keys, self._handed
+        )
         self._redirect_log(config)
         log.info("llamad %s starts, pid %d", __version__, os.getpid(), extra={"event": "start"})
         verbs = Verbs(
@@ -180,7 +177,10 @@ class Daemon:
                 background = [services.create_task(one) for one in self._services(watchdog)]
                 try:
                     async with self._fleet:
-                        await self._take_over(loaded, config)
+                        await take_over(
+                            intents(config, loaded), self._fleet, self._launcher, self._groups, self._notifier,
+                            self._directories, self._handed,
+                        )  # fmt: skip
                         self._reloader.accept(loaded, config)
                         self._reloader.error = error
                         async with self._front.open(config, self._handed):
@@ -247,56 +247,6 @@ class Daemon:
         while True:
             self._notifier.extend_timeout(EXTEND_BY)
             await asyncio.sleep(EXTEND_EVERY)
-
-    async def _first_config(self) -> tuple[Loaded, Config, str | None]:
-        """The configuration to start with; where an earlier llamad left servers running and the file is broken or
-        emptied by now, the last one that was accepted, and the error.
-        """
-        inherits = any(name.startswith(PID_FD) for name in self._handed)
-        loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
-        mistake = emptied(self._file, loaded.config) if inherits and loaded.config is not None else None
-        if loaded.config is not None and mistake is None:
-            if wrong := await asyncio.to_thread(self._front.read_keys, loaded.config):
-                raise ConfigError("the API keys are not usable", problems=wrong)
-            for problem in loaded.problems:
-                log.warning("%s", problem, extra={"event": "config-remark"})
-            return loaded, loaded.config, None
-        wrong = (mistake,) if mistake else _text_problems(loaded)
-        accepted = accepted_file(self._file, self._directories)
-        if inherits and accepted.exists():
-            kept = await asyncio.to_thread(load, accepted, self._directories, environ=self._environ)
-            if kept.config is not None and not await asyncio.to_thread(self._front.read_keys, kept.config):
-                for line in wrong:
-                    log.error("%s", line, extra={"event": "config-problem"})
-                log.error("the configuration is broken: the last accepted one goes on", extra={"event": "config-kept"})
-                return kept, kept.config, "\n".join(wrong)
-        raise ConfigError(f"{self._file} is not accepted", hint="nothing was started", problems=wrong)
-
-    async def _take_over(self, loaded: Loaded, config: Config) -> None:
-        """Adopt what an earlier llamad left where that can be, end the rest."""
-        found = read_ledger(self._ledger_path)
-        claimed, unclaimed = claim(found.records, self._handed, self._launcher)
-        adopted, unwanted = assign(
-            claimed, intents(config, loaded), wall=time.time(), now=asyncio.get_running_loop().time()
-        )
-        for name in list(self._handed):
-            if name.startswith((LOG_FD, PID_FD)):
-                log.warning("stored descriptors %r belong to nothing that is known: closed", name)
-                close_all(self._handed.pop(name))
-                self._notifier.remove(name)
-        with suppress(OSError):
-            (self._directories.runtime / STOPPING_MARK).unlink(missing_ok=True)
-        await end_recorded(unclaimed)
-        await end_processes(unwanted)
-        if self._notifier.can_store:  # a service: nobody else has servers in this control group
-            await end_groups(self._groups.existing(), [record.name for record in claimed if record not in unwanted])
-        for name, replicas in adopted.items():
-            for index, one in replicas.items():
-                log.info(
-                    "%s/%d goes on as pid %d", name, index, one.running.child.pid,
-                    extra={"server": name, "replica": index, "event": "adopted"},
-                )  # fmt: skip
-        self._fleet.adopt(adopted, found.stopped if claimed else ())
 
     def _on_accepted(self, config: Config) -> None:
         self._redirect_log(config)
@@ -366,36 +316,3 @@ class Daemon:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
-
-
-def _text_problems(loaded: Loaded) -> tuple[str, ...]:
-    return tuple(str(problem) for problem in loaded.problems if problem.kind is ProblemKind.TEXT)
-
-
-def _make(directories: Directories) -> None:
-    """Make the directories that systemd would have made."""
-    for path in (directories.runtime, directories.servers, directories.state, directories.models, directories.cache):
-        try:
-            path.mkdir(mode=0o700 if path == directories.servers else 0o750, parents=True, exist_ok=True)
-        except OSError as error:
-            raise LlamadError(
-                f"cannot make {path}: {error.strerror}",
-                hint="run it as a service, or set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
-            ) from None
-
-
-@contextmanager
-def _only_one(directories: Directories) -> Iterator[None]:
-    """Two llamads with one runtime directory would fight for the same servers."""
-    path = directories.runtime / "llamad.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LlamadError(
-                f"another llamad already uses {directories.runtime}", hint="see `llamad status`, or end it first"
-            ) from None
-        yield
-    finally:
-        os.close(fd)

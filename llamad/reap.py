@@ -46,5 +46,5 @@ def reap() -> int:
             log.warning("ended what was left of %s", name, extra={"event": "reap"})
         group.kill()
         group.remove()
-    asyncio.run(end_recorded(list(read_ledger(directories.runtime / "children.json").records)))
+    asyncio.run(end_recorded(list(read_ledger(directories.ledger).records)))
     return ExitCode.OK

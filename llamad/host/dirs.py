@@ -25,6 +25,11 @@ class Directories:
         return self.runtime / "control.sock"
 
     @property
+    def ledger(self) -> Path:
+        """Which children run, for the next llamad."""
+        return self.runtime / "children.json"
+
+    @property
     def servers(self) -> Path:
         """The private sockets of llama-servers."""
         return self.runtime / "servers"
