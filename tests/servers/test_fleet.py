@@ -222,7 +222,7 @@ def test_a_stop_is_noticed_while_a_rolling_replace_waits_for_a_long_load() -> No
             async with a_fleet(world, an_intent("a", replicas=2)) as fleet:
                 await fleet.settled(["a"])
                 fleet.apply(by_name(an_intent("a", launch=NEW, replicas=2)))
-                await asyncio.sleep(50)
+                await asyncio.sleep(50.13)  # between two looks of the supervisor
                 began = now()
                 fleet.stop("a")
                 await fleet.settled(["a"])

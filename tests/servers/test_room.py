@@ -8,7 +8,7 @@ from llamad.servers.board import Change
 from llamad.servers.fleet import PATIENCE
 from llamad.servers.room import MEMORY_WAIT
 from llamad.servers.state import State
-from tests.servers.fleets import down, now, on_demand, states
+from tests.servers.fleets import NEW, down, now, on_demand, pids, states
 from tests.stories import Behaviour, a_fleet, a_world, an_intent, by_name, tell
 
 
@@ -205,6 +205,7 @@ def test_who_came_first_gets_the_room_that_becomes_free() -> None:
                 await asyncio.sleep(5)
                 second = asyncio.ensure_future(fleet.ensure_ready("small"))
                 await asyncio.sleep(5)
+                assert not states(fleet, "small")  # it would fit beside `a`, and keep `big` from ever starting
                 fleet.traffic("a").end(key)
                 await first
                 assert not states(fleet, "small")
@@ -259,5 +260,24 @@ def test_one_that_drains_after_its_removal_still_holds_its_memory() -> None:
                 fleet.apply(by_name(an_intent("b", memory=6)), {"host": 8})
                 await fleet.settled(["b"])
                 assert world.machine.children[1].started >= world.machine.children[0].started + 5
+
+    tell(story)
+
+
+def test_one_that_changes_while_it_waits_is_started_once_as_it_is_wanted_then() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            a, b = on_demand("a", group="g"), on_demand("b", group="g")
+            async with a_fleet(world, a, b) as fleet:
+                await fleet.ensure_ready("a")
+                key = fleet.board.of("a")[0].key
+                fleet.traffic("a").begin(key)
+                waiting = asyncio.ensure_future(fleet.ensure_ready("b"))
+                await asyncio.sleep(5)
+                fleet.apply(by_name(a, on_demand("b", group="g", launch=NEW)))
+                fleet.traffic("a").end(key)
+                await waiting
+                await fleet.settled(["b"])
+                assert pids(fleet, "b") == [1001]
 
     tell(story)
