@@ -115,9 +115,7 @@ async def take_over(
     await end_recorded(unclaimed)
     await end_processes(unwanted)
     if notifier.can_store:  # a service: nobody else has servers in this control group
-        await end_groups(
-            groups.existing(), [record.name for record, process in claimed.items() if process not in unwanted]
-        )
+        await end_groups(groups.existing(), [record.name for record in claimed if record not in unwanted])
     for name, replicas in adopted.items():
         for index, one in replicas.items():
             log.info(
