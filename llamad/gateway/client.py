@@ -118,9 +118,9 @@ class Client(asyncio.Protocol):
     def drain(self) -> None:
         """End the connection as soon as it has no request."""
         if self._turn is not None:
-            self._turn.keeps_alive = False
+            self._turn.drain()
         elif self._stage is Stage.IDLE:
-            self._leave(lingering=False)
+            self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.limits.last_request)
 
     def drop(self) -> None:
         """End the connection at once."""
@@ -147,7 +147,8 @@ class Client(asyncio.Protocol):
             return
         shared = self._shared
         self._stage = _IDLE
-        self.deadline = shared.loop.time() + shared.limits.idle_timeout
+        limits = shared.limits
+        self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.idle_timeout)
         if self.buffer:
             if len(self.buffer) > _MAX_AHEAD:
                 self._transport.resume_reading()

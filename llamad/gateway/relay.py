@@ -102,6 +102,11 @@ class Relay:
         """The client has left: so does everything that works for it."""
         self._let_go()
 
+    @property
+    def answering(self) -> bool:
+        """Whether the head of the answer was passed on."""
+        return self._following is not None
+
     def pause(self) -> None:
         """The client does not keep up."""
         if self._upstream is not None:

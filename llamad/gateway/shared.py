@@ -23,6 +23,10 @@ class Limits:
     """Without a byte of the body."""
     idle_timeout: float = 75.0
     """Between two requests."""
+    last_request: float = 0.5
+    """While the gateway ends, on a connection that was said to be kept: a request may be on its way, and HTTP/1.1 has
+    no word for "no more" (RFC 9112 section 9.6). It gets its answer, and that says that the connection ends.
+    """
     stall_timeout: float = 120.0
     """Without taking a byte of the answer."""
     linger: float = 2.0

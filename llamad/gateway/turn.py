@@ -207,6 +207,11 @@ class Turn:
         self.exchange.status = self.exchange.status or 499
         self._end()
 
+    def drain(self) -> None:
+        """Have the answer say that the connection ends with it, if its head is still to be written."""
+        if self._relay is None or not self._relay.answering:
+            self.keeps_alive = False
+
     def pause(self) -> bool:
         """The client does not keep up; returns whether it is to be given time for it."""
         if self._relay is not None:

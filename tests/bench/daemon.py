@@ -26,7 +26,9 @@ Document = dict[str, Any]
 async def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait until `condition` holds, or so many seconds: the caller then sees what is missing."""
     began = time.monotonic()
-    while not condition() and time.monotonic() - began < seconds:
+    while time.monotonic() - began < seconds:
+        if condition():
+            return
         await asyncio.sleep(0.01)
 
 

@@ -20,7 +20,7 @@ from tests.bench.many_streams import streams
 from tests.bench.on_demand import reload_amid_start, starts, swaps
 from tests.bench.report import Report
 from tests.bench.under_load import kills, reloads, replaces, stops
-from tests.bench.waiting import order, queue, the_end
+from tests.bench.waiting import end_under_load, order, queue, the_end
 
 Scenario = Callable[..., Awaitable[Report]]
 
@@ -45,6 +45,7 @@ def scenarios(*, short: bool) -> dict[str, Scenario]:
         "reload-amid-start": partial(reload_amid_start, many=size(64, 16)),
         "stop-start": partial(stops, times=size(10, 2)),
         "end": the_end,
+        "end-under-load": end_under_load,
     }
 
 

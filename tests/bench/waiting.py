@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.bench.client import Connection, End, Kind, Result
-from tests.bench.daemon import Daemon, is_there
-from tests.bench.load import at_once
+from tests.bench.daemon import Daemon, is_there, until
+from tests.bench.load import at_once, load
 from tests.bench.report import Report
 from tests.bench.under_load import ended_well
 
@@ -117,6 +117,20 @@ async def the_end(folder: Path, *, port: int | None = None) -> Report:
         report.promise("new ones are refused or closed cleanly", kept=kept, seen=late[:3])
         left = [pid for pid in pids if is_there(pid)]
         report.promise("no server is left", kept=bool(pids) and not left, seen=(pids, left))
+    ended_well(report, daemon)
+    return report
+
+
+async def end_under_load(folder: Path, *, port: int | None = None) -> Report:
+    """SIGTERM while clients go on asking: each request is answered, or never was taken."""
+    report = Report()
+    async with Daemon(folder, {"servers": {"a": {"env": {"FAKE_CHUNK_DELAY": "0.005"}}}}, port=port) as daemon:
+        async with load(daemon.address, "a") as tally:
+            await until(lambda: tally.answered >= 64)
+            await daemon.end()
+        report.show("SIGTERM under load", tally)
+        others = [one for one in tally.others if one.end is not End.UNREACHABLE]
+        report.promise("what was taken is answered", kept=not others, seen=(len(others), others[:5]))
     ended_well(report, daemon)
     return report
 

@@ -192,7 +192,15 @@ async def test_server_that_closes_soon_is_not_asked_on_an_old_connection(gate: G
     assert not shared.upstreams._pools
 
 
-async def test_drain_lets_requests_end_and_takes_no_new_ones(gate: Gate, origin: Origin) -> None:
+@pytest.fixture
+async def ending(origin: Origin) -> AsyncIterator[Gate]:
+    """A gateway that does not wait long for what may be on its way when it ends."""
+    async with a_gate(Rules([UnixAddress(origin.path)]), Limits(last_request=4 * SOON, sweep=0.01)) as one:
+        yield one
+
+
+async def test_drain_lets_requests_end_and_takes_no_new_ones(ending: Gate, origin: Origin) -> None:
+    gate = ending
     working, go_on = asyncio.Event(), asyncio.Event()
 
     async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -215,6 +223,34 @@ async def test_drain_lets_requests_end_and_takes_no_new_ones(gate: Gate, origin:
     go_on.set()
     reply = await busy.reply()
     assert (reply.body, reply.header("connection")) == (b"in time", "close")
+    assert await drained
+
+
+async def test_request_on_its_way_at_the_end_is_answered(ending: Gate, origin: Origin) -> None:
+    gate = ending
+    fresh, used, streaming = await gate.wire(), await gate.wire(), await gate.wire()
+    go_on = asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(b"data: 1\n\n"))
+        await go_on.wait()
+        writer.write(b"0\r\n\r\n")
+
+    origin.behave = behave
+    used.send(get("/health"))
+    assert (await used.reply()).status == 200
+    streaming.send(post())
+    await streaming.reader.readuntil(b"data: 1\n\n\r\n")  # its head said that the connection is kept
+    drained = asyncio.ensure_future(gate.server.drain(5))
+    await asyncio.sleep(0)
+    for wire in (fresh, used):
+        wire.send(get("/health"))
+        reply = await wire.reply()
+        assert (reply.status, reply.header("connection")) == (200, "close")
+    go_on.set()
+    await streaming.reader.readuntil(b"0\r\n\r\n")
+    streaming.send(get("/health"))
+    assert (await streaming.reply()).status == 200
     assert await drained
 
 
