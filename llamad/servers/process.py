@@ -85,7 +85,7 @@ class Process:
         return (self._group.oom_kills() or 0) if self._group is not None else 0
 
     def memory_and_reads(self) -> tuple[int, int] | None:
-        """Resident bytes and bytes read so far, or None where neither /proc nor the control group shows it."""
+        """Resident bytes and bytes read (or written: a download) so far, or None where neither /proc nor the control group shows it."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
             io = Path(f"/proc/{self.pid}/io").read_text(encoding="ascii")
@@ -93,7 +93,7 @@ class Process:
             memory = self._group.memory() if self._group is not None else None
             return None if memory is None else (memory, 0)
         return pages * os.sysconf("SC_PAGE_SIZE"), sum(
-            int(line.split()[1]) for line in io.splitlines() if line.startswith(("rchar", "read_bytes"))
+            int(line.split()[1]) for line in io.splitlines() if line.startswith(("rchar", "wchar", "read_bytes"))
         )
 
     def cpu_seconds(self) -> float | None:
