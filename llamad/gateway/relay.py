@@ -120,7 +120,6 @@ class Relay:
     # --- a replica ---
 
     def _ask(self, avoid: Replica | None = None) -> None:
-        self._asked = self._shared.loop.time()
         outcome = self._shared.policy.admission.ask(
             self._route.server, self._exchange.key, self._decided, retry=self._retried, avoid=avoid
         )
@@ -130,6 +129,7 @@ class Relay:
             self._decided(cast(Lease, outcome))
         else:
             self._ticket = outcome
+            self._asked = self._shared.loop.time()
 
     def _decided(self, outcome: Lease | Refusal) -> None:
         if self._ticket is not None:
@@ -178,13 +178,10 @@ class Relay:
         self._upstream = upstream
         upstream.receiver = self
         body = self._body
-        head = upstream_head(
-            self._request,
-            self._route.target,
-            length=len(body),
-            peer=self._exchange.peer,
-            fixed=upstream.pool.host + _authorization(self._route),
-        )
+        route, fixed = self._route, upstream.pool.host
+        if route.authorization is not None:
+            fixed += b"authorization: " + route.authorization + b"\r\n"
+        head = upstream_head(self._request, route.target, length=len(body), peer=self._exchange.peer, fixed=fixed)
         if len(body) <= _JOINED:
             upstream.transport.write(head + body)
         else:
@@ -197,7 +194,13 @@ class Relay:
         """Bytes of the answer came."""
         try:
             following = self._following
-            out = self._read_head(data) if following is None else following.feed(data)
+            if following is not None:
+                out = following.feed(data)
+            else:
+                out = self._read_head(data)
+                following = self._following
+                if following is None:
+                    return
         except MalformedError as error:
             self._broken(error.message)
             return
@@ -205,27 +208,27 @@ class Relay:
             self._caller.write(out)
             self._exchange.bytes_out += len(out)
             self._tail.append(out if len(out) <= _TAIL_BYTES else out[-_TAIL_BYTES:])
-        following = self._following
-        if following is not None and following.done:
-            self._complete()
+        if following.done:
+            self._complete(following)
 
     def _read_head(self, data: bytes) -> bytes:
         """Take bytes of the head; returns what the client gets of it, once it is whole."""
-        buffer = self._buffer = self._buffer + data if self._buffer else data
+        buffer = self._buffer + data if self._buffer else data
         while True:
             end = buffer.find(b"\r\n\r\n")
             if end < 0:
                 if len(buffer) > MAX_HEAD:
                     raise MalformedError(502, f"the head of the server's answer is larger than {MAX_HEAD} bytes")
+                self._buffer = buffer
                 return b""
             answer = read_answer(buffer[:end])
-            buffer = self._buffer = buffer[end + 4 :]
-            if answer.shape.status >= 200:
-                break
-            if answer.shape.status == 101:
+            buffer = buffer[end + 4 :]
+            status = answer.shape.status
+            if status >= 200:
+                return self._begin_answer(answer, buffer)
+            self._buffer = buffer
+            if status == 101:
                 raise MalformedError(502, "the server switches protocols, which nobody asked for")
-        self._buffer = b""
-        return self._begin_answer(answer, buffer)
 
     def _begin_answer(self, answer: AnswerHead, rest: bytes) -> bytes:
         head, exchange, caller = self._request.head, self._exchange, self._caller
@@ -244,20 +247,20 @@ class Relay:
         self._body = b""
         return out
 
-    def _complete(self) -> None:
-        upstream, self._upstream = self._upstream, None
-        answer, following = self._answer, self._following
+    def _complete(self, following: AnswerBody) -> None:
+        upstream, answer, lease = self._upstream, self._answer, self._lease
         assert answer is not None
-        assert following is not None
+        assert lease is not None
+        self._upstream = self._lease = None
         if upstream is not None:
-            unsent = upstream.transport.get_write_buffer_size()
-            if answer.shape.keep_alive and not following.surplus and not unsent:
+            transport = upstream.transport
+            if answer.shape.keep_alive and not following.surplus and not transport.get_write_buffer_size():
                 if self._caller.writing_paused:
-                    upstream.transport.resume_reading()
+                    transport.resume_reading()
                 upstream.keep()
             else:
                 upstream.drop()
-        self._let_go()
+        lease.release()  # may let another request go at once, on the connection that is free now
         self._exchange.tail = b"".join(self._tail)[-_TAIL_BYTES:]
         self._caller.answered(keep_alive=self._caller.keeps_alive)
 
@@ -268,7 +271,7 @@ class Relay:
         upstream, self._upstream = self._upstream, None
         if self._following is not None:
             if error is None and type(self._following) is UntilClose:
-                self._complete()
+                self._complete(self._following)
             else:
                 self._broke_off("the server closed the connection in the middle of its answer")
         elif upstream is not None and upstream.reused and not self._buffer:
@@ -337,7 +340,3 @@ def error_event(message: str) -> bytes:
     """The event that ends a broken stream: read as an error by clients of OpenAI's API and of Anthropic's."""
     error = {"type": "error", "error": {"message": message, "type": "upstream_error", "code": 502}}
     return b"\n\nevent: error\ndata: " + json.dumps(error).encode() + b"\n\n"
-
-
-def _authorization(route: ToServer) -> bytes:
-    return b"" if route.authorization is None else b"authorization: " + route.authorization + b"\r\n"

@@ -122,7 +122,7 @@ class GatewayServer:
     def _sweep(self) -> None:
         """End what has taken too long. One timer for all connections, instead of several for each request."""
         shared = self._shared
-        now = self._swept_at = shared.loop.time()
+        now = self._swept_at = shared.now = shared.loop.time()
         self._timer = shared.loop.call_later(shared.limits.sweep, self._sweep)
         for client in tuple(shared.clients):
             client.check(now)

@@ -83,11 +83,11 @@ class Upstream(asyncio.Protocol):
 class Pool:
     """The connections to one address. The one used last is used next, so that what is not needed grows old."""
 
-    def __init__(self, address: Address, spawn: Spawn, clock: Callable[[], float]) -> None:
+    def __init__(self, address: Address, spawn: Spawn, now: float) -> None:
         self.address = address
         self._spawn = spawn
-        self._clock = clock
         self._idle: list[Upstream] = []
+        self._now = now
         self._opening = 0
         self.open: set[Upstream] = set()
         self.host = f"host: {'localhost' if isinstance(address, UnixAddress) else address}\r\n".encode()
@@ -101,10 +101,9 @@ class Pool:
         """An idle connection that is still good, as far as can be told."""
         while self._idle:
             upstream = self._idle.pop()
-            if not upstream.transport.is_closing() and self._clock() - upstream.idle_since < IDLE_SECONDS:
+            if not upstream.transport.is_closing():
                 upstream.reused = True
                 return upstream
-            upstream.drop()
         return None
 
     def connect(self, receiver: Receiver) -> "asyncio.Task[None]":
@@ -113,7 +112,7 @@ class Pool:
 
     def put(self, upstream: Upstream) -> None:
         """Take a connection back."""
-        upstream.idle_since = self._clock()
+        upstream.idle_since = self._now
         self._idle.append(upstream)
         if len(self._idle) > MAX_IDLE:
             self._idle.pop(0).drop()
@@ -125,7 +124,8 @@ class Pool:
             self._idle.remove(upstream)
 
     def sweep(self, now: float) -> None:
-        """Close what is idle for too long."""
+        """Close what is idle for too long. To be called often: its time is also the one that `put` notes down."""
+        self._now = now
         while self._idle and now - self._idle[0].idle_since >= IDLE_SECONDS:
             self._idle.pop(0).drop()
 
@@ -202,7 +202,7 @@ class Upstreams:
             return last
         pool = self._last = self._pools.get(address)
         if pool is None:
-            pool = self._last = self._pools[address] = Pool(address, self._spawn, self._clock)
+            pool = self._last = self._pools[address] = Pool(address, self._spawn, self._clock())
         return pool
 
     def sweep(self, now: float) -> None:
