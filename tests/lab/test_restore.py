@@ -78,7 +78,9 @@ def test_servers_and_requests_live_through_ten_ends_of_llamad(guest: Guest, end:
     assert failed == []
     assert guest.replica("two")["restarts"] == 0
     numbers = flood_numbers(guest)
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    lost = set(range(numbers[0], numbers[-1])) - set(numbers)
+    assert numbers == sorted(set(numbers))
+    assert len(lost) <= (TIMES if end is kill else 0)  # a line that was read and not yet told dies with its reader
 
     guest.stop()
     assert guest.processes() == {}
