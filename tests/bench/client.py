@@ -103,6 +103,8 @@ class Connection:
                     result = judge(kind, answer, one, words=words)
                     if result.end is not End.ANSWERED:
                         break
+                    if self._streams is None and one != wishes[-1]:  # RFC 9112 section 9.6: it was not taken
+                        return Result(kind, End.UNREACHABLE, "the first answer said that the connection ends")
         except (OSError, asyncio.IncompleteReadError) as error:
             await self.close()
             return Result(kind, End.LOST, f"no answer: {error!r}")

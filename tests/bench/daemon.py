@@ -50,6 +50,7 @@ class Daemon:
         self.file = folder / "llamad.yaml"
         self.log = folder / "log"
         self.code: int | None = None
+        self._told = False
         self._model = folder / "m.gguf"
         self._model.write_bytes(gguf())
         self._binary = fake_binary(folder)
@@ -99,8 +100,8 @@ class Daemon:
         await self.end()
 
     async def end(self) -> None:
-        """Have it end, and wait for it."""
-        if self._process.poll() is None:
+        """Have it end, unless it was told to, and wait for it."""
+        if self._process.poll() is None and not self._told:
             self.signal(signal.SIGTERM)
         try:
             self.code = await asyncio.to_thread(self._process.wait, _END)
@@ -110,6 +111,7 @@ class Daemon:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
+        self._told |= number == signal.SIGTERM
         self._process.send_signal(number)
 
     def processor_seconds(self) -> float:

@@ -33,13 +33,11 @@ def scenarios(*, short: bool) -> dict[str, Scenario]:
 
     return {
         "reloads": partial(reloads, times=size(100, 10)),
-        "replace-stop-first": partial(replaces, times=size(20, 3), how="stop-first"),
-        "replace-start-first": partial(replaces, times=size(20, 3), how="start-first"),
-        "kills": partial(kills, seconds=size(30, 3)),
+        "replaces": partial(replaces, times=size(20, 3), hows=("stop-first", "start-first")),
+        "kills": partial(kills, times=size(30, 3)),
         "streams": partial(streams, many=size(500, 100), seconds=size(20, 3)),
-        "on-demand": partial(starts, many=64),
-        "group": partial(swaps, rounds=size(20, 4), by="group"),
-        "memory-budget": partial(swaps, rounds=size(20, 4), by="memory_budget"),
+        "on-demand": partial(starts, many=64, rounds=size(3, 1)),
+        "swaps": partial(swaps, rounds=size(20, 4)),
         "queue": partial(queue, beyond=size(50, 5)),
         "order": partial(order, each=size(50, 5)),
         "reload-amid-start": partial(reload_amid_start, many=size(64, 16)),

@@ -15,7 +15,7 @@ from tests.bench.under_load import ended_well
 _ONE = "on-demand"
 
 
-async def starts(folder: Path, *, many: int, port: int | None = None) -> Report:
+async def starts(folder: Path, *, many: int, rounds: int, port: int | None = None) -> Report:
     """Many at once start it once; nobody any more stops it; what cannot start says why, to each of them."""
     report = Report()
     starts = folder / "starts"
@@ -23,12 +23,12 @@ async def starts(folder: Path, *, many: int, port: int | None = None) -> Report:
         "a": {
             "start": _ONE,
             "idle_timeout": "300ms",
-            "env": {"FAKE_STARTS": str(starts), "FAKE_LOAD_S": "0.3"},
+            "env": {"FAKE_STARTS": str(starts), "FAKE_LOAD_S": "0.2"},
         },
-        "bad": {"start": _ONE, "env": {"FAKE_FAIL": "architecture", "FAKE_LOAD_S": "0.3"}},
+        "bad": {"start": _ONE, "env": {"FAKE_FAIL": "architecture", "FAKE_LOAD_S": "0.2"}},
     }
     async with Daemon(folder, {"servers": servers}, port=port) as daemon:
-        for round_ in (1, 2):
+        for round_ in range(1, rounds + 1):
             results = await at_once(daemon.address, "a", many)
             _all_answered(report, f"{many} at once for a stopped server", results)
             lines = starts.read_text().splitlines()
@@ -46,31 +46,42 @@ async def starts(folder: Path, *, many: int, port: int | None = None) -> Report:
     return report
 
 
-async def swaps(folder: Path, *, rounds: int, by: str, clients: int = 4, port: int | None = None) -> Report:
-    """Two servers that cannot run together, asked in turns: each request is answered, and never are both alive. `by`
-    is what keeps them apart: group or memory_budget.
+async def swaps(folder: Path, *, rounds: int, clients: int = 4, port: int | None = None) -> Report:
+    """Two servers that cannot run together, because of their group or of a memory budget, asked in turns: each request
+    is answered, and never are both alive.
     """
     report = Report()
-    server: Document = {"start": _ONE, "llama_server": str(_one_at_a_time(folder)), "env": {}}
-    server |= {"group": "g"} if by == "group" else {"memory": "6M"}
-    gateway = {} if by == "group" else {"memory_budget": {"host": "10M"}}
-    servers = {name: {**server, "env": {"FAKE_STARTS": str(folder / f"starts-{name}")}} for name in ("a", "b")}
-    async with Daemon(folder, {"gateway": gateway, "servers": servers}, port=port) as daemon:
+    reasons: Document = {"group": {"group": "g"}, "memory": {"memory": "6M"}}
+    servers = {
+        f"{reason}-{name}": {
+            "start": _ONE,
+            "llama_server": str(_one_at_a_time(folder, reason)),
+            "env": {"FAKE_STARTS": str(folder / f"starts-{reason}")},
+            **why,
+        }
+        for reason, why in reasons.items()
+        for name in "ab"
+    }
+    config = {"gateway": {"memory_budget": {"host": "10M"}}, "servers": servers}
+    async with Daemon(folder, config, port=port) as daemon:
 
-        async def one(client: int) -> list[Result]:
+        async def one(client: int, reason: str) -> list[Result]:
+            out = []
             async with Connection(daemon.address) as connection:
-                return [
-                    await connection.ask(Kind.STREAM if i % 2 else Kind.JSON, "ab"[(client + i) % 2], f"{i}", words=3)
-                    for i in range(rounds)
-                ]
+                for i in range(rounds):
+                    kind, name = (Kind.JSON, Kind.STREAM)[i % 2], f"{reason}-{'ab'[(client + i) % 2]}"
+                    out.append(await connection.ask(kind, name, f"{client}-{i}", words=3))
+            return out
 
-        results = [result for many in await asyncio.gather(*map(one, range(clients))) for result in many]
-        _all_answered(report, f"{clients} clients, {rounds} turns between two servers of one {by}", results)
-        starts = sum(len((folder / f"starts-{name}").read_text().splitlines()) for name in ("a", "b"))
-        report.show("starts", starts)
-        report.promise("they made way for each other", kept=starts >= 2, seen=starts)
-        overlaps = folder / "overlaps"
-        report.promise("never both are alive", kept=not overlaps.exists(), seen=overlaps)
+        for reason in reasons:
+            all_of_them = await asyncio.gather(*(one(client, reason) for client in range(clients)))
+            results = [result for many in all_of_them for result in many]
+            starts = len((folder / f"starts-{reason}").read_text().splitlines())
+            what = f"{clients} clients, {rounds} turns between two servers, apart by {reason}"
+            _all_answered(report, f"{what}, {starts} starts", results)
+            report.promise("they made way for each other", kept=starts >= 2, seen=starts)
+            overlaps = folder / f"overlaps-{reason}"
+            report.promise("never both are alive", kept=not overlaps.exists(), seen=overlaps)
     ended_well(report, daemon)
     return report
 
@@ -102,10 +113,10 @@ async def reload_amid_start(folder: Path, *, many: int, port: int | None = None)
     return report
 
 
-def _one_at_a_time(folder: Path) -> Path:
-    """A llama-server that notes in `overlaps` when it starts while another one of its kind is alive."""
-    path = folder / "one-at-a-time"
-    real, lock, overlaps = folder / "llama-server", folder / "lock", folder / "overlaps"
+def _one_at_a_time(folder: Path, reason: str) -> Path:
+    """A llama-server that notes in `overlaps-REASON` when it starts while another one of its kind is alive."""
+    path = folder / f"apart-by-{reason}"
+    real, lock, overlaps = folder / "llama-server", folder / f"lock-{reason}", folder / f"overlaps-{reason}"
     path.write_text(
         f'#!/bin/sh\ncase "$1" in --help|--version) exec {real} "$@";; esac\n'
         f'exec 9>{lock}\nflock -n 9 || echo $$ >>{overlaps}\nexec {real} "$@"\n'

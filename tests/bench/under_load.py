@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.client import End
@@ -13,7 +13,7 @@ from tests.bench.load import Tally, load
 from tests.bench.report import Report
 
 _RESTART = {"initial_delay": "100ms", "max_delay": "200ms", "max_retries": None}
-_LISTENED = 200
+_ENOUGH = 200
 """Requests that a load gets answered at least, even on a machine that has much else to do."""
 
 
@@ -38,40 +38,43 @@ async def reloads(folder: Path, *, times: int, port: int | None = None, clients:
     return report
 
 
-async def replaces(folder: Path, *, times: int, how: str, port: int | None = None, clients: int = 16) -> Report:
-    """Replace the very server that answers, `how` being stop-first or start-first."""
+async def replaces(
+    folder: Path, *, times: int, hows: Sequence[str], port: int | None = None, clients: int = 16
+) -> Report:
+    """Replace the very server that answers, in each of the ways of `hows`: stop-first, start-first."""
     report = Report()
-    server: Document = {"replace": how, "env": {"FAKE_CHUNK_DELAY": "0.005"}}
+    server: Document = {"env": {"FAKE_CHUNK_DELAY": "0.005"}}
     async with Daemon(folder, {"servers": {"a": server}}, port=port) as daemon:
-        async with load(daemon.address, "a", clients=clients) as tally:
-            for i in range(times):
-                server["env"]["FAKE_VERSION"] = str(i)
-                await daemon.reload()
-                seen = tally.answered
-                await _enough(tally, seen + clients)
-        report.none_lost(f"{times} replaces, {how}", tally, at_least=times * clients)
-        report.promise("each replace is another process", kept=len(tally.pids) >= times, seen=len(tally.pids))
+        for how in hows:
+            server["replace"] = how
+            async with load(daemon.address, "a", clients=clients) as tally:
+                for i in range(times):
+                    server["env"]["FAKE_VERSION"] = f"{how} {i}"
+                    await daemon.reload()
+                    await _enough(tally, tally.answered + clients)
+            report.none_lost(f"{times} replaces, {how}", tally, at_least=times * clients)
+            report.promise("each is another process", kept=len(tally.pids) >= times, seen=len(tally.pids))
     ended_well(report, daemon)
     return report
 
 
-async def kills(folder: Path, *, seconds: int, port: int | None = None, every: float = 1.0) -> Report:
+async def kills(
+    folder: Path, *, times: int, port: int | None = None, every: float = 1.0, enough: int = _ENOUGH
+) -> Report:
     """SIGKILL one of two replicas again and again: only streams that it was answering end, and say so."""
     report = Report()
     server = {"replicas": 2, "restart": _RESTART, "env": {"FAKE_CHUNK_DELAY": "0.01"}}
     killed: list[int] = []
     async with Daemon(folder, {"servers": {"a": server}}, port=port) as daemon:
         async with load(daemon.address, "a", words=20) as tally:
-            began = time.monotonic()
-            while time.monotonic() - began < seconds:
+            for i in range(times):
                 await asyncio.sleep(every)
-                pids = await daemon.pids("a")
-                if pids:
-                    killed.append(pids[len(killed) % len(pids)])
+                if pids := await daemon.pids("a"):
+                    killed.append(pids[i % len(pids)])
                     os.kill(killed[-1], signal.SIGKILL)
-            await _enough(tally, _LISTENED)
+            await _enough(tally, enough)
         await daemon.until_state("a", "ready")
-        report.show(f"{len(killed)} kills in {seconds} s", tally)
+        report.show(f"{len(killed)} kills, one each {every:g} s", tally)
         told = [one for one in tally.others if one.end is End.TOLD]
         report.show(
             "streams that ended with an error event, by kill", sorted(Counter(one.pid for one in told).values())
@@ -80,7 +83,8 @@ async def kills(folder: Path, *, seconds: int, port: int | None = None, every: f
         report.promise("all but streams is answered", kept=not others, seen=(len(others), others[:5]))
         strange = [one for one in told if one.pid not in killed]
         report.promise("only streams of a killed one end", kept=not strange, seen=strange[:5])
-        report.promise("there was load", kept=tally.answered >= _LISTENED, seen=tally.answered)
+        report.promise(f"{times} kills", kept=len(killed) == times, seen=killed)
+        report.promise("there was load", kept=tally.answered >= enough, seen=tally.answered)
     ended_well(report, daemon)
     return report
 

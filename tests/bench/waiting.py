@@ -21,12 +21,12 @@ _BOB = "sk-0123456789abcdef-bob"
 async def queue(folder: Path, *, beyond: int, port: int | None = None) -> Report:
     """Slots and queue full: the rest is told to come later, at once; who waits too long too; the others in order."""
     report = Report()
-    env = {"FAKE_DELAY": "0.1"}
+    env = {"FAKE_DELAY": "0.05"}
     servers = {
         "a": {"max_concurrent": _SLOTS, "env": env},
-        "slow": {"max_concurrent": 1, "env": {"FAKE_DELAY": "1.6"}},
+        "slow": {"max_concurrent": 1, "env": {"FAKE_DELAY": "1.1"}},
     }
-    gateway = {"queue": {"size": _QUEUE, "timeout": "1200ms"}, "api_keys_file": str(_keys(folder))}
+    gateway = {"queue": {"size": _QUEUE, "timeout": "800ms"}, "api_keys_file": str(_keys(folder))}
     async with Daemon(folder, {"gateway": gateway, "servers": servers}, port=port) as daemon:
         many = _SLOTS + _QUEUE + beyond
         began = time.monotonic()
@@ -48,7 +48,7 @@ def _full(report: Report, results: list[Result], beyond: int) -> None:
 
 def _timed_out(report: Report, results: list[Result]) -> None:
     seen = Counter(_shown(one) for one in results)
-    report.show("3 at once, 1.6 s each, for one slot and a queue of 1.2 s", dict(seen))
+    report.show("3 at once, 1.1 s each, for one slot and a queue of 0.8 s", dict(seen))
     wanted = {"ANSWERED 200": 1, "REFUSED 503 queue_timeout, Retry-After": 2}
     report.promise("who waits too long gets 503 with Retry-After", kept=dict(seen) == wanted, seen=dict(seen))
 
@@ -92,7 +92,7 @@ async def the_end(folder: Path, *, port: int | None = None) -> Report:
     """SIGTERM with streams and answers in flight, and some that wait: all end well; new ones do not hang."""
     report = Report()
     servers = {
-        "a": {"max_concurrent": 8, "args": {"parallel": 8}, "env": {"FAKE_CHUNK_DELAY": "0.1"}},
+        "a": {"max_concurrent": 8, "args": {"parallel": 8}, "env": {"FAKE_CHUNK_DELAY": "0.05"}},
     }
     config = {"gateway": {"queue": {"size": 64, "timeout": "20s"}}, "servers": servers}
     async with Daemon(folder, config, port=port) as daemon, Connection(daemon.address) as idle:
