@@ -93,6 +93,19 @@ def test_stop_and_restart_end_every_process(guest: Guest, verb: str) -> None:
         assert not guest.machine.exists("/run/llamad")
 
 
+def test_the_socket_unit_starts_the_service_with_the_first_client(guest: Guest) -> None:
+    guest.configure({"one": fake_server()})
+    guest.run("systemctl", "start", "llamad.socket")
+    try:
+        assert guest.show("ActiveState") == "inactive"
+        assert guest.ask("one")["choices"]
+        guest.run("systemctl", "restart", SERVICE)
+        assert guest.ask("one")["choices"]
+        assert not guest.journal("LLAMAD_EVENT=foreign-fd")
+    finally:
+        guest.run("systemctl", "stop", "llamad.socket", SERVICE)
+
+
 def test_a_missing_key_file_is_made_at_the_next_boot(guest: Guest) -> None:
     guest.machine.remove("/etc/llamad/api-keys")
     assert guest.code("systemctl", "start", SERVICE) != 0
