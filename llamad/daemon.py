@@ -110,6 +110,7 @@ class Daemon:
         self._redaction = redaction
         self._handed = handed
         self._can_store = can_store
+        self._watch = FolderWatch(file)
         self._stop = asyncio.Event()
         self._upgrading = False
         self._pulse = Pulse(loop.time)
@@ -232,7 +233,7 @@ class Daemon:
             await asyncio.sleep(STORE_AGAIN)
 
     async def _reload_on_save(self) -> None:
-        async for _ in FolderWatch(self._file).saved():
+        async for _ in self._watch.saved():
             log.info("the configuration was saved", extra={"event": "saved"})
             self._reloader.request()
 

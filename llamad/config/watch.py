@@ -1,13 +1,13 @@
 """Tells when a configuration file was saved: its folder is watched, since an editor replaces the file itself."""
 
 import asyncio
-import fcntl
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import watchfiles
+
+from llamad.host.inotify import Writers
 
 log = logging.getLogger(__name__)
 STILL_FOR = 0.2
@@ -15,23 +15,29 @@ STILL_FOR = 0.2
 _LOOK_EVERY = 0.05
 _LONGEST_WAIT = 10.0
 _RETRY = 30.0
+_LOOK_ANYWAY = 1000
+"""Milliseconds after which the files are looked at without an event: one may be lost while the watch is set up, and a
+network file system sends none."""
 
 Marks = tuple[tuple[Path, int, int, int], ...]
 
 
 class FolderWatch:
-    """Watches `file` and `*.yaml` in the folder `conf.d` beside it, which may appear later."""
+    """Watches `file` and `*.yaml` in the folder `conf.d` beside it, which may appear later. What is there when this is
+    made counts as known: make it before the files are read for the first time.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._drop_ins = file.parent / "conf.d"
+        self._known = _marks(self._files())
 
     async def saved(self) -> AsyncIterator[None]:
         """Yield once for every time that files were saved, closed, and kept still. Until cancelled."""
         while True:
             try:
-                async for _ in self._changes():
-                    await settled(self._files)
+                async for writers in self._changes():
+                    self._known = await settled(self._files, writers)
                     yield
             except OSError as error:  # no inotify watch to be had: ENOSPC, EMFILE
                 log.warning(
@@ -40,20 +46,32 @@ class FolderWatch:
                 )  # fmt: skip
                 await asyncio.sleep(_RETRY)
 
-    async def _changes(self) -> AsyncIterator[None]:
+    async def _changes(self) -> AsyncIterator[Writers]:
         """Every change of one of the files; ends when the set of folders to watch has changed."""
         folders = self._folders()
-        async for _ in watchfiles.awatch(
-            *folders, watch_filter=self._concerns, recursive=False, debounce=100, step=50, rust_timeout=60_000
-        ):
-            yield
-            if self._folders() != folders:
-                return  # conf.d came or went: watch what is there now
+        with Writers() as writers:
+            for folder in folders:
+                writers.follow(folder)
+            async for events in watchfiles.awatch(
+                *folders,
+                watch_filter=self._concerns,
+                recursive=False,
+                debounce=100,
+                step=50,
+                rust_timeout=_LOOK_ANYWAY,
+                yield_on_timeout=True,
+            ):
+                if events or _marks(self._files()) != self._known:
+                    yield writers
+                if self._folders() != folders:
+                    return  # conf.d came or went, or a folder was replaced: watch what is there now
 
-    def _folders(self) -> list[Path]:
-        """The folders of the file, of what it links to, and of the drop-ins."""
+    def _folders(self) -> dict[Path, int]:
+        """The folders of the file, of what it links to, and of the drop-ins; with their inodes, for one may be replaced
+        by another.
+        """
         there = {self._file.parent, self._file.resolve().parent, self._drop_ins}
-        return sorted(folder for folder in there if folder.is_dir())
+        return {folder: folder.stat().st_ino for folder in there if folder.is_dir()}
 
     def _concerns(self, _: watchfiles.Change, name: str) -> bool:
         path = Path(name)
@@ -64,18 +82,22 @@ class FolderWatch:
         return [self._file, *sorted(self._drop_ins.glob("*.yaml"))]
 
 
-async def settled(files: Callable[[], Iterable[Path]]) -> None:
-    """Return once nobody writes to the files and they did not change for STILL_FOR; after ten seconds in any case."""
+async def settled(files: Callable[[], Iterable[Path]], writers: Writers) -> Marks:
+    """Return once nobody writes to the files and they did not change for STILL_FOR; after ten seconds in any case.
+    What they look like then.
+    """
     loop = asyncio.get_running_loop()
     began = still_since = loop.time()
     seen = _marks(files())
     while loop.time() - began < _LONGEST_WAIT:
         if loop.time() - still_since >= STILL_FOR:
-            return
+            break
         await asyncio.sleep(_LOOK_EVERY)
         now = _marks(files())
-        if now != seen or any(_is_written(path) for path in files()):
+        written = writers.writing()
+        if now != seen or any(path in written or path.resolve() in written for path in files()):
             seen, still_since = now, loop.time()
+    return seen
 
 
 def _marks(files: Iterable[Path]) -> Marks:
@@ -87,24 +109,3 @@ def _marks(files: Iterable[Path]) -> Marks:
             continue
         marks.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return tuple(marks)
-
-
-def _is_written(path: Path) -> bool:
-    """Whether somebody has the file open for writing, told by a read lease being refused (fcntl(2), F_SETLEASE).
-    Only the owner of a file may ask; for others' files stillness is all there is.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    else:
-        return False
-    finally:
-        os.close(fd)

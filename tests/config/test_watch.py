@@ -1,0 +1,158 @@
+"""Saved files are noticed once they are whole: real files, real time."""
+
+# ruff: noqa: ASYNC240 - files of a few bytes
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from llamad.config import watch
+from llamad.config.watch import FolderWatch, settled
+from llamad.host.inotify import Writers
+from tests.waiting import until
+
+
+class Watched:
+    """Counts what a watch tells."""
+
+    def __init__(self) -> None:
+        self.saves = 0
+
+    async def follow(self, folder_watch: FolderWatch) -> None:
+        async for _ in folder_watch.saved():
+            self.saves += 1
+
+
+@asynccontextmanager
+async def watching(file: Path, *, meanwhile: Callable[[], object] = lambda: None) -> AsyncIterator[Watched]:
+    """A watch that runs; `meanwhile` happens between its making and its first look."""
+    watched = Watched()
+    folder_watch = FolderWatch(file)
+    meanwhile()
+    task = asyncio.ensure_future(watched.follow(folder_watch))
+    await asyncio.sleep(0.1)  # there is no sign that a watch is set up; what comes too early is noticed a little later
+    try:
+        yield watched
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, to in {"STILL_FOR": 0.05, "_LOOK_EVERY": 0.01, "_LOOK_ANYWAY": 200}.items():
+        monkeypatch.setattr(watch, name, to)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "llamad.yaml"
+    path.write_text("servers: {}\n")
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+async def test_every_way_of_saving_is_noticed_and_nothing_else(file: Path) -> None:
+    async with watching(file) as watched:
+        began = asyncio.get_running_loop().time()
+        file.write_text("in place")
+        await until(lambda: watched.saves == 1)
+        assert asyncio.get_running_loop().time() - began >= watch.STILL_FOR
+        replace(file, "by another")
+        await until(lambda: watched.saves == 2)
+        (file.parent / "llamad.yaml~").touch()
+        (file.parent / "other.yaml").touch()
+        file.read_text()
+        (file.parent / "conf.d").mkdir()
+        await until(lambda: watched.saves == 3)
+        (file.parent / "conf.d" / "10.yaml").write_text("a drop-in")
+        await until(lambda: watched.saves == 4)
+        (file.parent / "conf.d" / ".10.yaml.swp").touch()
+        (file.parent / "conf.d" / "README").touch()
+        (file.parent / "conf.d" / "10.yaml").unlink()
+        await until(lambda: watched.saves == 5)
+
+
+async def test_what_is_saved_before_the_watch_is_set_up_is_not_lost(file: Path) -> None:
+    async with watching(file, meanwhile=lambda: file.write_text("between")) as watched:
+        await until(lambda: watched.saves == 1)
+
+
+async def test_a_folder_that_is_replaced_is_watched_on(file: Path) -> None:
+    async with watching(file) as watched:
+        aside = file.parent.with_name("aside")
+        shutil.copytree(file.parent, aside)
+        file.parent.rename(file.parent.with_name("old"))
+        aside.rename(file.parent)
+        file.write_text("in the new one")
+        await until(lambda: watched.saves >= 1)
+
+
+async def test_a_file_that_is_a_link_is_noticed_where_it_leads(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "real.yaml"
+    target.write_text("1")
+    file.unlink()
+    file.symlink_to(target)
+    async with watching(file) as watched:
+        replace(target, "2")
+        await until(lambda: watched.saves == 1)
+
+
+async def test_a_watch_that_cannot_be_had_is_told_and_tried_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    class Refused(Writers):
+        def __init__(self) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise OSError(28, "No space left on device")
+            super().__init__()
+
+    monkeypatch.setattr(watch, "Writers", Refused)
+    monkeypatch.setattr(watch, "_RETRY", 0.01)
+    async with watching(file) as watched:
+        file.write_text("more")
+        await until(lambda: watched.saves == 1)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"cannot watch {file.parent} for edits (No space left on device): use ")
+
+
+async def test_a_file_has_to_be_closed_and_to_keep_still(file: Path) -> None:
+    with Writers() as writers:
+        writers.follow(file.parent)
+        with file.open("w") as writer:
+            waiting = asyncio.ensure_future(settled(lambda: [file], writers))
+            writer.write("half")
+            writer.flush()
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+        marks = await waiting
+    stat = file.stat()
+    assert marks == ((file, stat.st_ino, stat.st_size, stat.st_mtime_ns),)
+
+
+async def test_a_writer_that_never_closes_is_not_waited_for_for_ever(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LONGEST_WAIT", 0.05)
+    with Writers() as writers, os.fdopen(os.open(file, os.O_WRONLY), "w") as writer:
+        writers.follow(file.parent)
+        writer.write("half")
+        writer.flush()
+        await settled(lambda: [file, file.with_name("gone")], writers)
