@@ -44,7 +44,10 @@ def make(directories: Directories) -> None:
 def only_one(directories: Directories) -> Iterator[None]:
     """Two llamads with one runtime directory would fight for the same servers."""
     path = directories.runtime / "llamad.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LlamadError(f"cannot open {path}: {error.strerror}", hint="is it another user's?") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,8 +104,12 @@ async def take_over(
     directories: Directories,
     handed: dict[str, list[int]],
 ) -> None:
-    """Adopt what an earlier llamad left where that can be, end the rest."""
+    """Adopt what an earlier llamad left where that can be, end the rest. What an operator had stopped stays stopped
+    unless that llamad was told to end.
+    """
     found = read_ledger(directories.ledger)
+    mark = directories.runtime / STOPPING_MARK
+    crashed = notifier.can_store and not mark.exists()
     claimed, unclaimed = claim(found.records, handed, launcher)
     adopted, unwanted = assign(claimed, wanted, wall=time.time(), now=asyncio.get_running_loop().time())
     for name in list(handed):
@@ -111,7 +118,7 @@ async def take_over(
             close_all(handed.pop(name))
             notifier.remove(name)
     with suppress(OSError):
-        (directories.runtime / STOPPING_MARK).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
     await end_recorded(unclaimed)
     await end_processes(unwanted)
     if notifier.can_store:  # a service: nobody else has servers in this control group
@@ -122,4 +129,4 @@ async def take_over(
                 "%s/%d goes on as pid %d", name, index, one.running.child.pid,
                 extra={"server": name, "replica": index, "event": "adopted"},
             )  # fmt: skip
-    fleet.adopt(adopted, found.stopped if claimed else ())
+    fleet.adopt(adopted, found.stopped if claimed or crashed else ())

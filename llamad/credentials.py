@@ -40,8 +40,8 @@ class Credentials:
         try:
             with path.open(encoding="utf-8") as file:
                 text = file.read(MAX_BYTES).rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        except (OSError, ValueError) as error:  # ValueError: no text, or no name for a file
+            why = error.strerror if isinstance(error, OSError) else str(error)
             raise LlamadError(f"the secret in {path} cannot be read: {why}", hint=hint) from None
         self._redaction.replace(str(path), [text] if text else [])
         return text

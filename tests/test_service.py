@@ -156,3 +156,17 @@ def test_a_start_ends_what_systemd_did_not_keep(llamad: Llamad, manager: Service
     assert llamad.wait_for("a")["pid"] != pid
     assert llamad.events(f"a-0-0 of an earlier llamad still runs as pid {pid}: ended")
     assert llamad.end() == 0
+
+
+def test_what_was_stopped_stays_stopped_over_a_crash_and_not_over_a_restart(llamad: Llamad) -> None:
+    llamad.configure({"a": {}})
+    llamad.start()
+    llamad.wait_for("a")
+    llamad.client.post("servers", "a", "stop", wait=True)
+    llamad.end(signal.SIGKILL)
+    llamad.start()
+    wait_until(lambda: llamad.status("a").get("wanted") == "stopped")
+    assert llamad.end() == 0
+    llamad.start()
+    assert llamad.wait_for("a")["wanted"] == "running"
+    assert llamad.end() == 0

@@ -1,0 +1,143 @@
+"""What ExecStopPost= does: it knows who comes back, and ends what nobody would take over."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from llamad import reap as module
+from llamad.host.cgroup import Group, Groups, Warnings
+from llamad.host.journal import teardown
+from llamad.host.pidfd import boot_id, start_time
+from llamad.reap import KEEP_MARK, STOPPING_MARK, comes_back, reap
+from llamad.servers.ledger import Record
+
+CRASHED = {"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}
+STOPPED = {"SERVICE_RESULT": "success", "EXIT_CODE": "exited", "EXIT_STATUS": "0"}
+REFUSED = {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "78"}
+FAILED = {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "keep", "stopping", "expected"),
+    [
+        (CRASHED, False, False, True),
+        ({"SERVICE_RESULT": "watchdog", "EXIT_CODE": "dumped", "EXIT_STATUS": "ABRT"}, False, False, True),
+        ({"SERVICE_RESULT": "oom-kill", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}, False, False, True),
+        (FAILED, False, False, True),
+        (STOPPED, True, False, True),  # `llamad upgrade`
+        (STOPPED, False, False, False),
+        (REFUSED, False, False, False),  # RestartPreventExitStatus=CONFIG
+        (CRASHED, False, True, False),  # killed while it was stopping: systemd does not restart it
+        ({}, False, False, False),  # typed by a person
+        ({"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "78"}, False, False, True),
+    ],
+)
+def test_who_comes_back(environ: dict[str, str], *, keep: bool, stopping: bool, expected: bool) -> None:
+    assert comes_back(environ, keep=keep, stopping=stopping) is expected
+
+
+class NoGroups(Groups):
+    """A machine without delegated groups; the test's own is never touched."""
+
+    def __init__(self, _: Path | None) -> None:
+        super().__init__(None)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(module, "Groups", NoGroups)
+    for name in STOPPED:
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    teardown()
+
+
+@pytest.fixture
+def server(runtime: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """What an earlier llamad left, in its ledger."""
+    with subprocess.Popen(["/bin/sleep", "60"], process_group=0) as process:
+        ticks = start_time(process.pid)
+        assert ticks is not None
+        record = Record("a", 0, 0, process.pid, ticks, boot_id() or "", "f", f"unix:{runtime}/s", time.time())
+        document = {"version": 1, "children": [asdict(record)], "stopped": []}
+        (runtime / "children.json").write_text(json.dumps(document))
+        yield process
+        process.kill()
+
+
+def test_what_is_left_of_a_stopped_llamad_is_ended(
+    server: subprocess.Popen[bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert reap() == 0
+    assert server.wait(5) == -signal.SIGTERM
+    assert f"a-0-0 of an earlier llamad still runs as pid {server.pid}: ended" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("why", ["crash", "upgrade"])
+def test_servers_of_a_llamad_that_comes_back_go_on(
+    why: str, server: subprocess.Popen[bytes], runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (CRASHED if why == "crash" else STOPPED).items():
+        monkeypatch.setenv(name, value)
+    if why == "upgrade":
+        (runtime / KEEP_MARK).touch()
+    assert reap() == 0
+    assert server.poll() is None
+    assert not (runtime / KEEP_MARK).exists()
+
+
+def test_the_mark_of_an_upgrade_holds_once(server: subprocess.Popen[bytes], runtime: Path) -> None:
+    (runtime / KEEP_MARK).touch()
+    assert reap() == 0
+    assert server.poll() is None
+    assert reap() == 0
+    assert server.wait(5) == -signal.SIGTERM
+
+
+def test_a_crash_on_the_way_to_the_end_leaves_nothing(
+    server: subprocess.Popen[bytes], runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CRASHED.items():
+        monkeypatch.setenv(name, value)
+    (runtime / STOPPING_MARK).touch()
+    assert reap() == 0
+    assert server.wait(5) == -signal.SIGTERM
+
+
+def test_control_groups_are_emptied_and_removed(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Recorded(Group):
+        killed = False
+        removed = False
+
+        def populated(self) -> bool:
+            return self.path.name == "srv-full"
+
+        def kill(self) -> None:
+            self.killed = True
+
+        def remove(self) -> bool:
+            self.removed = True
+            return True
+
+    groups = {name: Recorded(runtime / f"srv-{name}", Warnings()) for name in ("full", "empty")}
+
+    class TwoGroups(NoGroups):
+        def existing(self) -> dict[str, Group]:
+            return dict(groups)
+
+    monkeypatch.setattr(module, "Groups", TwoGroups)
+    assert reap() == 0
+    assert all(group.killed and group.removed for group in groups.values())
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["ended what was left of full"]
+    assert os.environ["RUNTIME_DIRECTORY"] == str(runtime)
