@@ -6,7 +6,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 MAX_FIELDS = 128
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,18})(?=\r\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -130,11 +129,18 @@ def split_length(block: bytes) -> tuple[bytes, bytes | None]:
     """A head without its (first, plainly written) Content-Length line, and that line's digits: what is left is the same
     for most messages of one sender, and need not be read again.
     """
-    match = _LENGTH.search(block)
-    if match is None:
+    start = block.find(b"\r\nContent-Length: ")
+    if start < 0:
+        start = block.find(b"\r\ncontent-length: ")
+        if start < 0:
+            return block, None
+    end = block.find(b"\r\n", start + 18)
+    if end < 0:
+        end = len(block)
+    digits = block[start + 18 : end]
+    if not digits.isdigit() or len(digits) > 18:
         return block, None
-    start, end = match.span()
-    return block[:start] + block[end:], match[1]
+    return block[:start] + block[end:], digits
 
 
 def read_length(value: bytes) -> int:

@@ -54,24 +54,16 @@ class Caller(Protocol):
 class Relay:
     """From the route to the last byte of the answer. `start` begins, `abandon` ends it when the client leaves."""
 
-    __slots__ = (
-        "_answer",
-        "_asked",
-        "_body",
-        "_buffer",
-        "_caller",
-        "_exchange",
-        "_following",
-        "_lease",
-        "_opening",
-        "_request",
-        "_retried",
-        "_route",
-        "_shared",
-        "_tail",
-        "_ticket",
-        "_upstream",
-    )
+    # Defaults stand in the class: most requests never change them, and one object less to fill is time saved.
+    _lease: Lease | None = None
+    _ticket: Ticket | None = None
+    _opening: asyncio.Task[None] | None = None
+    _upstream: Upstream | None = None
+    _answer: AnswerHead | None = None
+    _following: AnswerBody | None = None
+    _buffer = b""
+    _retried = False
+    _asked = 0.0
 
     def __init__(
         self, shared: Shared, caller: Caller, request: Request, body: bytes, *, route: ToServer, exchange: Exchange
@@ -82,15 +74,6 @@ class Relay:
         self._body = body
         self._route = route
         self._exchange = exchange
-        self._lease: Lease | None = None
-        self._ticket: Ticket | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
-        self._answer: AnswerHead | None = None
-        self._following: AnswerBody | None = None
-        self._buffer = b""
-        self._retried = False
-        self._asked = 0.0
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
 
     def start(self) -> None:

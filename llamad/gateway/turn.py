@@ -47,36 +47,22 @@ class Connection(Protocol):
 class Turn:
     """Decides, and answers or has a relay answer. Its exchange is told to be over exactly once."""
 
-    __slots__ = (
-        "_body",
-        "_connection",
-        "_held",
-        "_local",
-        "_over",
-        "_relay",
-        "_request",
-        "_route",
-        "_shared",
-        "_unread",
-        "exchange",
-        "keeps_alive",
-        "write",
-    )
+    # Defaults stand in the class: most requests never change them, and one object less to fill is time saved.
+    _body: SizedBody | ChunkedBody | None = None
+    _held = 0
+    """Bytes of the body counted in `Shared.body_bytes`."""
+    _route: Route | None = None
+    _relay: Relay | None = None
+    _local: asyncio.Task[None] | None = None
+    _over = False
 
     def __init__(self, shared: Shared, connection: Connection, request: Request) -> None:
         head = request.head
         self._shared = shared
         self._connection = connection
         self._request = request
-        self._body: SizedBody | ChunkedBody | None = None
-        self._held = 0
-        """Bytes of the body counted in `Shared.body_bytes`."""
-        self._route: Route | None = None
-        self._relay: Relay | None = None
-        self._local: asyncio.Task[None] | None = None
         self._unread = head.chunked or bool(head.content_length)
         """Whether not all of the body was taken."""
-        self._over = False
         self.write = connection.write
         self.keeps_alive = head.keep_alive and not shared.draining
         self.exchange = shared.policy.begin(head, connection.peer)
