@@ -16,11 +16,12 @@ from pathlib import Path
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
 from llamad.config.problems import ProblemKind
-from llamad.errors import ConfigError
+from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
 from llamad.servers.fleet import Fleet
 from llamad.servers.intents import intents, refusals
 from llamad.servers.plan import Action, Intent, Plan, diff
+from llamad.servers.starting import aside
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,13 @@ class Reloader:
                 with self._announce():
                     applied = await self._once()
             except ConfigError as error:
-                for answer in asked:
-                    if not answer.done():
-                        answer.set_exception(error)
+                _refuse(asked, error)
+            except Exception as error:
+                log.exception(
+                    "a bug in llamad: nothing was changed", extra={"event": "bug"}
+                )  # no reason to end a model
+                self.error = f"a bug in llamad: {error!r}"
+                _refuse(asked, LlamadError(self.error, hint="please report it with the log"))
             else:
                 for answer in asked:
                     if not answer.done():
@@ -133,7 +138,7 @@ class Reloader:
         return applied
 
     async def _read(self) -> tuple[Loaded, Config, dict[str, Intent]]:
-        loaded = await asyncio.to_thread(load, self._file, self._directories, environ=self._environ)
+        loaded = await aside(load, self._file, self._directories, environ=self._environ)
         config = loaded.config
         if config is None:
             wrong = tuple(str(one) for one in loaded.problems if one.kind is ProblemKind.TEXT)
@@ -142,13 +147,19 @@ class Reloader:
             raise ConfigError(
                 "the file is empty", hint="to stop every server, write `servers: {}`", problems=(mistake,)
             )
-        if wrong := await asyncio.to_thread(self._verify, config):
+        if wrong := await aside(self._verify, config):
             raise ConfigError("what it refers to is not usable", problems=wrong)
         wanted = intents(config, loaded)
         refused = tuple(str(one) for one in refusals(loaded, wanted, self._fleet.intents))
         if refused:
             raise ConfigError("it would stop or break a server", problems=refused)
         return loaded, config, wanted
+
+
+def _refuse(asked: list[asyncio.Future[Applied]], error: LlamadError) -> None:
+    for answer in asked:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 def _remarks(loaded: Loaded) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Reporter:
         finally:
             waiting.cancel()
             await asyncio.wait((waiting,))
-        failed = [name for name in always if not self._is_up(name)]
+        failed = [name for name in always if self._should_run(name) and not self._is_up(name)]
         if failed and config.startup == "strict":
             raise StrictStartError(f"startup is strict, and {', '.join(failed)} did not become ready")
 
@@ -98,7 +98,7 @@ class Reporter:
                 log.error("stuck: %s", ", ".join(stalled), extra={"event": "stuck"})
             else:
                 self._notifier.watchdog()
-                healthy_since = self._note_health(healthy_since or loop.time(), loop.time())
+                healthy_since = self._note_health(loop.time() if healthy_since is None else healthy_since, loop.time())
             await asyncio.sleep(interval or 15.0)
 
     def _note_health(self, since: float, now: float) -> float:
@@ -106,6 +106,10 @@ class Reporter:
             return since
         self._notifier.restart_reset()
         return now
+
+    def _should_run(self, server: str) -> bool:
+        """Not so where it was taken out of the configuration meanwhile, or an operator had stopped it."""
+        return server in self._fleet.configs and self._fleet.wanted(server) == "running"
 
     def _is_up(self, server: str) -> bool:
         return any(view.state is State.READY for view in self._fleet.board.of(server))

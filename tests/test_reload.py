@@ -1,0 +1,270 @@
+"""Read, compare, apply: real files and the fleet of the fake machine, on a clock that jumps."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llamad import reload as module
+from llamad.config.model import Config
+from llamad.errors import ConfigError, LlamadError
+from llamad.host.dirs import Directories
+from llamad.reload import Reloader, accepted_file, keep_accepted
+from llamad.servers.fleet import Fleet
+from llamad.servers.plan import Action
+from tests.builders import fake_binary, gguf
+from tests.stories import a_world, tell
+
+
+class House:
+    """A configuration on disk, and a reloader that follows it."""
+
+    def __init__(self, folder: Path, fleet: Fleet) -> None:
+        self.folder = folder
+        self.fleet = fleet
+        self.file = folder / "llamad.yaml"
+        self.directories = Directories(folder / "run", folder / "state", folder / "cache")
+        self.binary = fake_binary(folder)
+        (folder / "m.gguf").write_bytes(gguf())
+        self.accepted: list[Config] = []
+        self.announced: list[str] = []
+        self.problems: tuple[str, ...] = ()
+        self.bug: Exception | None = None
+        self.reloader = Reloader(
+            self.file,
+            self.directories,
+            {},
+            fleet,
+            verify=self.verify,
+            on_accepted=self.accepted.append,
+            announce=self.announce,
+        )
+
+    def verify(self, _: Config) -> tuple[str, ...]:
+        if self.bug is not None:
+            raise self.bug
+        return self.problems
+
+    @contextmanager
+    def announce(self) -> Iterator[None]:
+        self.announced.append("begin")
+        yield
+        self.announced.append("end")
+
+    def configure(self, **servers: dict[str, Any]) -> None:
+        full = {name: {"model": str(self.folder / "m.gguf"), **one} for name, one in servers.items()}
+        self.file.write_text(yaml.safe_dump({"llama_server": str(self.binary), "servers": full}))
+
+    def states(self) -> dict[str, str]:
+        return {key.server: str(view.state) for key, view in self.fleet.board.replicas.items()}
+
+
+@asynccontextmanager
+async def a_house(folder: Path) -> AsyncIterator[House]:
+    with a_world() as world:
+        async with Fleet(world.around) as fleet:
+            house = House(folder, fleet)
+            task = asyncio.ensure_future(house.reloader.run())
+            try:
+                yield house
+            finally:
+                task.cancel()
+                await asyncio.wait((task,))
+
+
+def test_what_was_accepted_is_applied_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={}, b={"start": "manual"})
+            applied = await house.reloader.reload()
+            assert applied.touched == ("a", "b")
+            await house.fleet.settled(["a", "b"])
+            assert house.states() == {"a": "ready"}
+            assert [list(one.servers) for one in house.accepted] == [["a", "b"]]
+            assert house.reloader.error is None
+            assert house.reloader.loaded_at > 0
+            assert house.reloader.files == (house.file,)
+            assert house.reloader.config is house.accepted[0]
+            assert accepted_file(house.file, house.directories).read_text() == house.file.read_text()
+            assert house.announced == ["begin", "end"]
+            assert (await house.reloader.plan()).touched == ()
+            again = await house.reloader.reload()
+            assert again.touched == ()
+            assert [step.action for step in again.plan] == [Action.KEEP, Action.KEEP]
+
+    tell(story)
+    assert [one.getMessage() for one in caplog.records if "accepted" in one.getMessage()] == [
+        "configuration accepted: start a: new; start b: new",
+        "configuration accepted: no server changed",
+    ]
+
+
+def test_who_asks_while_one_is_read_is_answered_by_the_next(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            asked = [asyncio.ensure_future(house.reloader.reload()) for _ in range(5)]
+            await asyncio.wait(asked)
+            assert len(house.accepted) == 1
+            house.reloader.request()
+            house.reloader.request()
+            await house.reloader.reload()
+            assert len(house.accepted) == 2
+
+    tell(story)
+
+
+def test_who_does_not_wait_for_the_answer_stops_nobody(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            for text in (house.file.read_text(), "servers: ["):
+                house.file.write_text(text)
+                left, stays = (asyncio.ensure_future(house.reloader.reload()) for _ in range(2))
+                await asyncio.sleep(0)
+                left.cancel()
+                await asyncio.wait((left, stays))
+                assert left.cancelled()
+                assert (stays.exception() is None) == (text != "servers: [")
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("servers: [", ":1:"),
+        ("", ":1:1: the file is empty, but servers run: taken for a mistake"),
+        ("servers: {a: {modle: x}}", "servers.a.modle"),
+    ],
+)
+def test_a_refused_file_changes_nothing_and_is_remembered_until_it_is_mended(
+    text: str, line: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            whole = house.file.read_text()
+            for ask in (house.reloader.plan, house.reloader.reload):
+                house.file.write_text(text)
+                with pytest.raises(ConfigError) as refused:
+                    await ask()
+                assert any(line in one for one in refused.value.problems)
+            assert house.reloader.error is not None
+            assert line in house.reloader.error
+            assert len(house.accepted) == 1
+            assert list(house.fleet.configs) == ["a"]
+            assert accepted_file(house.file, house.directories).read_text() == whole
+            house.file.write_text(whole)
+            await house.reloader.reload()
+            assert house.reloader.error is None
+
+    tell(story)
+
+
+def test_no_server_at_all_may_be_wished_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.configure()
+            assert (await house.reloader.reload()).touched == ("a",)
+            house.file.write_text("")  # and then an empty file says the same
+            assert (await house.reloader.reload()).touched == ()
+            house.file.unlink()
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+
+    tell(story)
+
+
+def test_what_is_wrong_with_what_it_refers_to_refuses_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            house.problems = ("keys:1: no key",)
+            with pytest.raises(ConfigError) as refused:
+                await house.reloader.reload()
+            assert refused.value.problems == ("keys:1: no key",)
+            assert house.accepted == []
+
+    tell(story)
+
+
+def test_a_typo_in_a_running_server_refuses_and_in_a_new_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.configure(a={"model": "/nowhere/a.gguf"})
+            with pytest.raises(ConfigError, match="it would stop or break a server"):
+                await house.reloader.reload()
+            house.configure(a={}, b={"model": "/nowhere/b.gguf"})
+            applied = await house.reloader.reload()
+            assert applied.touched == ("b",)
+            (remark,) = applied.remarks
+            assert "/nowhere/b.gguf" in remark
+            assert remark in [one.getMessage() for one in caplog.records]
+
+    tell(story)
+
+
+def test_a_bug_in_reading_ends_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.bug = RuntimeError("unthinkable")
+            with pytest.raises(LlamadError, match="a bug in llamad"):
+                await house.reloader.reload()
+            assert house.reloader.error == "a bug in llamad: RuntimeError('unthinkable')"
+            assert list(house.fleet.configs) == ["a"]
+            house.bug = None
+            await house.reloader.reload()
+            assert house.reloader.error is None
+
+    tell(story)
+    assert any(one.exc_info for one in caplog.records)
+
+
+def test_drop_ins_are_kept_with_the_file_and_old_ones_are_not(tmp_path: Path) -> None:
+    directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    file, drop_in = tmp_path / "llamad.yaml", tmp_path / "conf.d" / "10.yaml"
+    drop_in.parent.mkdir()
+    file.write_text("1")
+    drop_in.write_text("2")
+    keep_accepted((file, drop_in), file, directories)
+    copy = accepted_file(file, directories)
+    assert (copy.read_text(), (copy.parent / "conf.d" / "10.yaml").read_text()) == ("1", "2")
+    keep_accepted((file,), file, directories)
+    assert list((copy.parent / "conf.d").iterdir()) == []
+    keep_accepted((copy,), file, directories)  # it was what was read: a broken file is on disk
+    assert copy.read_text() == "1"
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_copy_that_cannot_be_made_costs_a_line_and_not_the_old_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    file = tmp_path / "llamad.yaml"
+    file.write_text("1")
+    keep_accepted((file,), file, directories)
+    keep_accepted((tmp_path / "gone",), file, directories)
+    assert accepted_file(file, directories).read_text() == "1"
+    assert caplog.records[0].getMessage().startswith("cannot keep a copy of the configuration: ")
+
+
+def test_a_file_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:
+    nothing = Config.model_validate({"servers": {}, "models_dir": "/models"})
+    assert module.emptied(tmp_path / "gone", nothing) is None
