@@ -123,10 +123,4 @@ async def take_over(
     await end_processes(unwanted)
     if notifier.can_store:  # a service: nobody else has servers in this control group
         await end_groups(groups.existing(), [record.name for record in claimed if record not in unwanted])
-    for name, replicas in adopted.items():
-        for index, one in replicas.items():
-            log.info(
-                "%s/%d goes on as pid %d", name, index, one.running.child.pid,
-                extra={"server": name, "replica": index, "event": "adopted"},
-            )  # fmt: skip
     fleet.adopt(adopted, found.stopped if claimed or crashed else ())

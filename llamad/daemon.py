@@ -315,5 +315,6 @@ class Daemon:
         try:
             yield
         finally:
-            for number in handlers:
+            for number in handlers:  # a second one in the last moments must not spoil the exit status
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)

@@ -166,7 +166,11 @@ class Exchange:
 
 
 class Policy(Protocol):
-    """What the data path asks of whoever decides: keys, routes, queues, errors and records. Nothing here waits."""
+    """What the data path asks of whoever decides: keys, routes, queues, errors and records. Nothing here waits.
+
+    `authorize`, `needs_body` and `cors` go by the head and the accepted configuration alone: what they said of a head
+    holds for the same head until the next configuration.
+    """
 
     @property
     def admission(self) -> Admission: ...
@@ -190,7 +194,7 @@ class Policy(Protocol):
         ...
 
     def begin(self, head: RequestHead, peer: str) -> Exchange:
-        """A request came from `peer` (an IP address, or `unix`); its head was accepted, or is a stub for a malformed one."""
+        """A request came from `peer` (an IP address, or `unix`); its head was accepted, or is a stub for a bad one."""
         ...
 
     def finished(self, exchange: Exchange) -> None:

@@ -42,7 +42,7 @@ class ProcessLauncher:
             process = spawn(
                 launch.argv(address),
                 environment,
-                die_with_parent=self._store is None,
+                outlives_llamad=self._store is not None,
                 group=group,
                 on_close=lambda: self._forget(key, group),
             )
@@ -90,7 +90,13 @@ class ProcessLauncher:
         self._ledger.put(record)
         group = self._groups.find(record.name)
         return Process(
-            record.pid, pid_fd, log_fd, is_child=False, group=group, on_close=lambda: self._forget(record.key, group)
+            record.pid,
+            pid_fd,
+            log_fd,
+            is_child=False,
+            outlives_llamad=True,
+            group=group,
+            on_close=lambda: self._forget(record.key, group),
         )
 
     def _forget(self, key: ReplicaKey, group: Group | None) -> None:

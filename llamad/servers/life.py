@@ -56,6 +56,7 @@ class Life:
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Future[None] = self._loop.create_future()
         self._listener = Listener(key, output, gpus_asked=running.launch.gpus_asked, on_news=self._on_news)
+        self._began = self._loop.time()
         self._ready_at: float | None = None
         self.ready_for = 0.0
 
@@ -82,7 +83,7 @@ class Life:
 
     async def _load(self) -> Failure | None:
         """Poll until the server is ready (None), has ended, or does not get on any more."""
-        began = self._loop.time()
+        began = self._began
         deadline = LoadDeadline(self._config().health.load_stall_timeout, moved_at=began)
         figures_at = began
         while not (failure := self._over()):
@@ -108,14 +109,7 @@ class Life:
         if answer.status == 200 and not self._child.ended.done():
             self._ready_at = now = self._loop.time()
             self._move(State.READY, ready_since=now, load_progress=None, last_error=None)
-            tell(
-                log,
-                logging.INFO,
-                self._key,
-                "ready after %s",
-                format_duration(now - self._running.started_at),
-                event="ready",
-            )
+            tell(log, logging.INFO, self._key, "ready after %s", format_duration(now - self._began), event="ready")
             return True
         if answer.status == 503 and self._view.state is State.STARTING:
             self._move(State.LOADING)

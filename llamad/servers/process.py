@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamad.host.cgroup import Group
 from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
+from llamad.host.pipes import drop, peek
 
 PIPE_BYTES = 1 << 20
 """Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
@@ -38,7 +39,8 @@ A shell and not `preexec_fn`, which is not safe beside threads.
 
 class Process:
     """One child and everything that belongs to it. `ended` gets its Exit. `is_child` is false for one that an earlier
-    llamad started; `on_close` is called once, when it is let go.
+    llamad started; of one that `outlives_llamad`, no output leaves the pipe before it was dealt with, so that a killed
+    llamad loses none. `on_close` is called once, when it is let go.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Process:
         log_fd: int,
         *,
         is_child: bool,
+        outlives_llamad: bool = False,
         group: Group | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -57,6 +60,7 @@ class Process:
         self._is_child = is_child
         self._group = group
         self._on_close = on_close
+        self._read = peek if outlives_llamad else os.read
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._on_output: Callable[[bytes], None] | None = None
@@ -85,7 +89,9 @@ class Process:
         return (self._group.oom_kills() or 0) if self._group is not None else 0
 
     def memory_and_reads(self) -> tuple[int, int] | None:
-        """Resident bytes and bytes read (or written: a download) so far, or None where neither /proc nor the control group shows it."""
+        """Resident bytes, and bytes read or written (a download) so far; None where neither /proc nor the control group
+        shows it.
+        """
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
             io = Path(f"/proc/{self.pid}/io").read_text(encoding="ascii")
@@ -121,10 +127,11 @@ class Process:
             self._group.kill()
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except PermissionError:  # one member changed its user; the leader at least is ours
+        except (
+            PermissionError,
+            ProcessLookupError,
+        ):  # a member changed its user, or it leads no group: it itself is left
             self._signal(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def _kill_rest(self) -> None:
         """What it leaves behind goes with it. A process group's number is safe only while our zombie holds it."""
@@ -140,7 +147,7 @@ class Process:
     def _read_some(self) -> None:
         for _ in range(_MAX_CHUNKS_A_TURN if self._log_open else 0):
             try:
-                data = os.read(self.log_fd, _CHUNK)
+                data = self._read(self.log_fd, _CHUNK)
             except BlockingIOError:
                 return
             if not data:  # the child closed its end; it may live on
@@ -148,6 +155,8 @@ class Process:
                 return
             assert self._on_output is not None
             self._on_output(data)
+            if self._read is peek:
+                drop(self.log_fd, len(data))
 
     def _on_end(self) -> None:
         if self.pid_fd < 0:
@@ -186,15 +195,15 @@ def spawn(
     argv: Sequence[str],
     environment: Mapping[str, str],
     *,
-    die_with_parent: bool,
+    outlives_llamad: bool,
     group: Group | None = None,
     on_close: Callable[[], None] = lambda: None,
 ) -> Process:
     """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the
-    kernel refuses (EMFILE, EAGAIN, ENOMEM). `die_with_parent` has the kernel end it when llamad dies (PR_SET_PDEATHSIG
-    by setpriv(1), bound to the thread that forks: call this in the main thread).
+    kernel refuses (EMFILE, EAGAIN, ENOMEM). Unless it `outlives_llamad`, the kernel ends it when llamad dies
+    (PR_SET_PDEATHSIG by setpriv(1), bound to the thread that forks: call this in the main thread).
     """
-    guard = _death_guard() if die_with_parent else []
+    guard = [] if outlives_llamad else _death_guard()
     oom_score = "0" if _own_oom_score() < 0 else ""
     cgroup = str(group.procs) if group is not None else ""
     parent = str(os.getpid()) if guard else ""
@@ -219,7 +228,9 @@ def spawn(
         os.close(write_end)
     child.returncode = 0  # reaped here through the pidfd: subprocess must not wait for the number a second time
     pid_fd = _hold(child.pid, read_end)
-    return Process(child.pid, pid_fd, read_end, is_child=True, group=group, on_close=on_close)
+    return Process(
+        child.pid, pid_fd, read_end, is_child=True, outlives_llamad=outlives_llamad, group=group, on_close=on_close
+    )
 
 
 def _hold(pid: int, read_end: int) -> int:

@@ -121,6 +121,7 @@ class Supervisor:
         if self._adopted is not None:
             running, self._adopted = self._adopted, None
             self._move(State.STARTING, restarts=running.restarts, started_at=running.started_at)
+            told = "goes on as", "adopted"
         else:
             restarts = self._view.restarts + (self._view.started_at is not None)
             self._beat.expect(None)  # a disk that hangs is no reason to end all the others
@@ -131,8 +132,9 @@ class Supervisor:
             now = self._loop.time()
             self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)
             running = starting.start(prepared, self._around, started_at=now, restarts=restarts)
+            told = "started,", "started"
         self._board.update(self.key, pid=running.child.pid, address=running.address)
-        tell(log, logging.INFO, self.key, "started, pid %d", running.child.pid, event="started")
+        tell(log, logging.INFO, self.key, "%s pid %d", told[0], running.child.pid, event=told[1])
         return running
 
     async def _pause(self, failure: Failure, ready_for: float) -> None:

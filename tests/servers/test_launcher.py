@@ -174,18 +174,18 @@ async def end_of_one(launcher: ProcessLauncher, folder: Path) -> None:
 async def test_children_die_with_llamad_unless_somebody_keeps_them(
     tmp_path: Path, manager: ServiceManager, monkeypatch: pytest.MonkeyPatch, *, socket_there: bool
 ) -> None:
-    guards: list[bool] = []
+    outlives: list[bool] = []
 
-    def spy(*args: Any, die_with_parent: bool, **kwargs: Any) -> Process:
-        guards.append(die_with_parent)
-        return spawn(*args, die_with_parent=die_with_parent, **kwargs)
+    def spy(*args: Any, outlives_llamad: bool, **kwargs: Any) -> Process:
+        outlives.append(outlives_llamad)
+        return spawn(*args, outlives_llamad=outlives_llamad, **kwargs)
 
     monkeypatch.setattr(module, "spawn", spy)
     path = manager.path if socket_there else tmp_path / "nobody"
     with Notifier(SystemdEnvironment(notify_socket=str(path)), pid=os.getpid()) as notifier:
         await end_of_one(ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), notifier), tmp_path)
     await end_of_one(ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), None), tmp_path)
-    assert guards == [not socket_there, True]
+    assert outlives == [socket_there, False]
 
 
 class FolderGroup(Group):

@@ -18,6 +18,7 @@ import pytest
 
 from llamad.host.cgroup import Group, Warnings
 from llamad.host.pidfd import Exit, open_pidfd, start_time
+from llamad.host.pipes import peek
 from llamad.servers import process as module
 from llamad.servers.process import PIPE_BYTES, Process, spawn
 from tests.waiting import until, wait_until
@@ -25,8 +26,8 @@ from tests.waiting import until, wait_until
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
 
-def shell(script: str, *, die_with_parent: bool = False, group: Group | None = None) -> Process:
-    return spawn(["/bin/sh", "-c", script], ENVIRONMENT, die_with_parent=die_with_parent, group=group)
+def shell(script: str, *, outlives_llamad: bool = True, group: Group | None = None) -> Process:
+    return spawn(["/bin/sh", "-c", script], ENVIRONMENT, outlives_llamad=outlives_llamad, group=group)
 
 
 @asynccontextmanager
@@ -59,9 +60,9 @@ def is_alive(pid: int) -> bool:
         ("kill -KILL $$", Exit(signal=signal.SIGKILL)),
     ],
 )
-@pytest.mark.parametrize("die_with_parent", [True, False])
-async def test_an_end_is_told_as_it_was(script: str, expected: Exit, die_with_parent: bool) -> None:  # noqa: FBT001
-    process = shell(f"ulimit -c 0; {script}", die_with_parent=die_with_parent)
+@pytest.mark.parametrize("outlives_llamad", [True, False])
+async def test_an_end_is_told_as_it_was(script: str, expected: Exit, outlives_llamad: bool) -> None:  # noqa: FBT001
+    process = shell(f"ulimit -c 0; {script}", outlives_llamad=outlives_llamad)
     async with running(process):
         ended = await asyncio.wait_for(process.ended, 10)
     assert (ended.code, ended.signal) == (expected.code, expected.signal)
@@ -223,7 +224,7 @@ async def test_a_group_that_cannot_be_joined_does_not_keep_a_child_from_its_star
 
 
 async def test_a_program_that_is_not_there_ends_with_a_word_about_it() -> None:
-    process = spawn(["/nowhere/llama-server", "--port", "1"], ENVIRONMENT, die_with_parent=True)
+    process = spawn(["/nowhere/llama-server", "--port", "1"], ENVIRONMENT, outlives_llamad=False)
     async with running(process) as output:
         assert await asyncio.wait_for(process.ended, 10) == Exit(code=127)
     assert b"/nowhere/llama-server" in output
@@ -232,14 +233,14 @@ async def test_a_program_that_is_not_there_ends_with_a_word_about_it() -> None:
 async def test_words_reach_the_program_as_they_are() -> None:
     words = ["a b", "", "$HOME", "*", "'", '"', "-c", "\\n", "é"]
     code = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    process = spawn([sys.executable, "-IS", "-c", code, *words], ENVIRONMENT, die_with_parent=True)
+    process = spawn([sys.executable, "-IS", "-c", code, *words], ENVIRONMENT, outlives_llamad=False)
     async with running(process) as output:
         await asyncio.wait_for(process.ended, 10)
     assert json.loads(output) == words
 
 
 async def test_the_environment_is_the_one_given() -> None:
-    process = spawn(["/usr/bin/env"], {"A": "1", "B": "two words"}, die_with_parent=True)
+    process = spawn(["/usr/bin/env"], {"A": "1", "B": "two words"}, outlives_llamad=False)
     async with running(process) as output:
         await asyncio.wait_for(process.ended, 10)
     lines = {line for line in output.decode().splitlines() if not line.startswith(("PWD=", "OLDPWD=", "SHLVL=", "_="))}
@@ -248,7 +249,7 @@ async def test_the_environment_is_the_one_given() -> None:
 
 async def test_closing_lets_go_once_and_leaves_the_process_alone() -> None:
     closed: list[bool] = []
-    process = spawn(["/bin/sleep", "60"], ENVIRONMENT, die_with_parent=False, on_close=lambda: closed.append(True))
+    process = spawn(["/bin/sleep", "60"], ENVIRONMENT, outlives_llamad=True, on_close=lambda: closed.append(True))
     process.attach(lambda _: None)
     process.close()
     process.close()
@@ -270,7 +271,7 @@ PARENT = """
 import asyncio, os, sys, time
 from llamad.servers.process import spawn
 async def main():
-    child = spawn(["/bin/sleep", "60"], {}, die_with_parent=sys.argv[1] == "guarded")
+    child = spawn(["/bin/sleep", "60"], {}, outlives_llamad=sys.argv[1] != "guarded")
     print(child.pid, flush=True)
     time.sleep(60)
 asyncio.run(main())
@@ -327,7 +328,7 @@ import asyncio, json, os, resource, sys
 from llamad.servers.process import spawn
 async def main():
     loop = asyncio.get_running_loop()
-    spawn(["/bin/true"], {}, die_with_parent=True).close()  # what is imported late is imported now
+    spawn(["/bin/true"], {}, outlives_llamad=False).close()  # what is imported late is imported now
     os.wait()
     before = set(os.listdir("/proc/self/fd"))
     top = max(int(fd) for fd in before)
@@ -335,7 +336,7 @@ async def main():
     for spare in range(12):  # one descriptor more each time: every step of a start meets the limit once
         resource.setrlimit(resource.RLIMIT_NOFILE, (top + spare, 4096))
         try:
-            process = spawn(["/bin/sleep", "60"], {}, die_with_parent=False)
+            process = spawn(["/bin/sleep", "60"], {}, outlives_llamad=True)
         except OSError as error:
             found.append(error.errno)
         else:
@@ -367,7 +368,7 @@ def test_without_descriptors_a_start_fails_cleanly_at_every_step() -> None:
 
 async def test_a_command_line_that_is_too_long_is_refused_by_the_kernel() -> None:
     with pytest.raises(OSError, match="Argument list too long") as caught:
-        spawn(["/bin/true", "x" * (1 << 21)], ENVIRONMENT, die_with_parent=True)
+        spawn(["/bin/true", "x" * (1 << 21)], ENVIRONMENT, outlives_llamad=False)
     assert caught.value.errno == errno.E2BIG
 
 
@@ -434,6 +435,24 @@ async def test_the_end_of_an_adopted_process_is_noticed_with_its_status(
         assert time.monotonic() - began < 1
         assert ended == (expected if kernel_tells() else Exit())
         assert bytes(output) == (b"up\nlast words\n" if signal_number is signal.SIGTERM else b"up\n")
+
+
+@pytest.mark.parametrize("outlives_llamad", [True, False])
+async def test_output_stays_in_the_pipe_until_it_was_dealt_with(outlives_llamad: bool) -> None:  # noqa: FBT001
+    process = shell("echo a line; exec sleep 60", outlives_llamad=outlives_llamad)
+    left: list[bytes] = []
+
+    def note(data: bytes) -> None:
+        left.append(peek(process.log_fd, 100) if outlives_llamad else data)
+
+    process.attach(note)
+    await until(lambda: bool(left))
+    with pytest.raises(BlockingIOError):  # dealt with: it is gone
+        peek(process.log_fd, 100)
+    process.kill()
+    await asyncio.wait_for(process.ended, 10)
+    process.close()
+    assert left == [b"a line\n"]
 
 
 async def test_an_adopted_process_is_terminated_and_killed_like_a_child() -> None:
@@ -527,7 +546,7 @@ async def test_a_machine_without_setpriv_and_proc_starts_children_too(monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("shutil.which", lambda _name, **_: None)
         patch.setattr(Path, "read_text", unreadable)
-        process = shell("exit 3", die_with_parent=True)
+        process = shell("exit 3", outlives_llamad=False)
     async with running(process):
         assert await asyncio.wait_for(process.ended, 10) == Exit(code=3)
 
