@@ -1,0 +1,242 @@
+"""What the control socket's verbs do to a fleet of the fake machine, on a clock that jumps."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamad import verbs as module
+from llamad.errors import ConfigError, UnknownServerError
+from llamad.host.devices import Devices, Gpu, Vendor
+from llamad.host.pidfd import Exit
+from llamad.reload import Applied
+from llamad.servers.fleet import Fleet
+from llamad.servers.output import Line
+from llamad.servers.plan import Plan
+from llamad.servers.state import State
+from llamad.verbs import Verbs
+from tests.builders import gguf
+from tests.stories import Behaviour, World, a_world, an_intent, tell
+
+
+class FakeReloader:
+    """Applies what the test says is on disk."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.wanted: dict[str, Any] = {}
+        self.refused: ConfigError | None = None
+        self.files: tuple[Path, ...] = (Path("/etc/llamad/llamad.yaml"),)
+        self.loaded_at = 0.0
+        self.error: str | None = None
+
+    async def reload(self) -> Applied:
+        if self.refused is not None:
+            raise self.refused
+        return Applied(self.fleet.apply(self.wanted), ("a remark",))
+
+    async def plan(self) -> Applied:
+        if self.refused is not None:
+            raise self.refused
+        plan: Plan = ()
+        return Applied(plan, ("a remark",))
+
+
+class Asked:
+    """Verbs over a fleet."""
+
+    def __init__(self, world: World, fleet: Fleet, models: Path) -> None:
+        self.world = world
+        self.fleet = fleet
+        self.reloader = FakeReloader(fleet)
+        self.orders = 0
+        self.upgrades = 0
+        self.verbs = Verbs(
+            fleet,
+            self.reloader,  # type: ignore[arg-type]
+            is_ready=lambda: True,
+            prober=world.machine.probe,
+            key_of=lambda _: None,
+            models_dir=lambda: models,
+            on_orders=self._ordered,
+            begin_upgrade=self._upgrade,
+        )
+
+    def _ordered(self) -> None:
+        self.orders += 1
+
+    def _upgrade(self) -> None:
+        self.upgrades += 1
+
+
+@asynccontextmanager
+async def asked(*behaviours: Behaviour, models: Path = Path("/nowhere"), **server: Any) -> AsyncIterator[Asked]:
+    """Servers `a` (alias `first`) and `b` of the same configuration."""
+    with a_world(*behaviours) as world:
+        async with Fleet(world.around) as fleet:
+            fleet.apply({"a": an_intent("a", aliases=("first",), **server), "b": an_intent("b", **server)})
+            yield Asked(world, fleet, models)
+
+
+def test_a_verb_that_waits_tells_how_each_came_to_rest_in_the_order_asked() -> None:
+    async def story() -> None:
+        async with asked(start="manual") as one:
+            began = await one.verbs.start(("b", "first"), wait=False)
+            assert [(each.server, each.state) for each in began] == [("b", State.STOPPED), ("a", State.STOPPED)]
+            ended = await one.verbs.start(("b", "first"), wait=True)
+            assert [(each.server, each.state) for each in ended] == [("b", State.READY), ("a", State.READY)]
+            pids = {view.pid for view in one.fleet.board.replicas.values()}
+            (again,) = await one.verbs.restart(("a",), wait=True)
+            assert again.state is State.READY
+            assert {view.pid for view in one.fleet.board.replicas.values()} != pids
+            (stopped,) = await one.verbs.stop(("first",), wait=True)
+            assert (stopped.server, stopped.state, stopped.failure) == ("a", State.STOPPED, None)
+            assert one.fleet.stopped_by_order == {"a"}
+            assert one.orders == 4
+
+    tell(story)
+
+
+def test_a_server_that_fails_is_told_with_its_reason() -> None:
+    async def story() -> None:
+        dies = Behaviour(ends=(0.1, Exit(code=1)), says=("0.00 E srv  it broke",))
+        async with asked(dies, start="manual", restart={"max_retries": 0}) as one:
+            (failed,) = await one.verbs.start(("a",), wait=True)
+            assert failed.state is State.FAILED
+            assert failed.failure is not None
+
+    tell(story)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_an_unknown_name_changes_nothing(verb: str) -> None:
+    async def story() -> None:
+        async with asked(start="manual") as one:
+            with pytest.raises(UnknownServerError, match="no server is called 'c'"):
+                await getattr(one.verbs, verb)(("a", "c"), wait=True)
+            assert one.fleet.wanted("a") == "stopped"
+            assert one.orders == 0
+            with pytest.raises(UnknownServerError):
+                one.verbs.status("c")
+
+    tell(story)
+
+
+def test_status_is_of_one_or_of_all() -> None:
+    async def story() -> None:
+        async with asked() as one:
+            await one.fleet.settled(["a", "b"])
+            one.reloader.error = "line 1\nline 2"
+            document = one.verbs.status(None)
+            assert [server["name"] for server in document["servers"]] == ["a", "b"]
+            assert document["config"]["error"] == "line 1\nline 2"
+            assert document["ready"] is True
+            assert [server["name"] for server in one.verbs.status("first")["servers"]] == ["a"]
+
+    tell(story)
+
+
+def test_watching_tells_what_changes() -> None:
+    async def story() -> None:
+        async with asked(start="manual") as one, aclosing(one.verbs.watch("a")) as documents:
+            assert (await anext(documents))["servers"][0]["state"] == "stopped"
+            one.fleet.start("a")
+            async for document in documents:
+                if document["servers"][0]["state"] == "ready":
+                    break
+
+    tell(story)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_reload_waits_for_what_it_touched_and_no_more(wait: bool) -> None:  # noqa: FBT001
+    async def story() -> None:
+        async with asked() as one:
+            await one.fleet.settled(["a", "b"])
+            one.reloader.wanted = {"a": an_intent("a", aliases=("first",)), "c": an_intent("c")}
+            outcome = await one.verbs.reload(wait=wait)
+            assert [str(step) for step in outcome.steps if "keep" not in str(step)]
+            assert outcome.problems == ("a remark",)
+            assert [each.server for each in outcome.settled] == (["c"] if wait else [])
+            assert list(one.fleet.configs) == ["a", "c"]
+
+    tell(story)
+
+
+def test_a_plan_does_nothing_and_an_upgrade_asks_for_one_first() -> None:
+    async def story() -> None:
+        async with asked() as one:
+            outcome = await one.verbs.plan()
+            assert (outcome.steps, outcome.problems, outcome.settled) == ((), ("a remark",), ())
+            await one.verbs.upgrade()
+            assert one.upgrades == 1
+            one.reloader.refused = ConfigError("no", problems=("f:1:1: no",))
+            with pytest.raises(ConfigError):
+                await one.verbs.upgrade()
+            assert one.upgrades == 1
+
+    tell(story)
+
+
+def test_output_is_what_is_kept_and_then_what_comes() -> None:
+    async def story() -> None:
+        async with asked(start="manual") as one:
+            output = one.fleet.output("a")
+            for number in range(3):
+                output.add(Line(0.0, logging.INFO, f"line {number}", 0))
+            kept = [line["text"] async for line in one.verbs.logs("first", last=2, follow=False)]
+            assert kept == ["line 1", "line 2"]
+            async with aclosing(one.verbs.logs("a", last=1, follow=True)) as lines:
+                assert (await anext(lines))["text"] == "line 2"
+                for number in range(3, 2000):
+                    output.add(Line(0.0, logging.INFO, f"line {number}", 0))
+                first = await anext(lines)
+                assert (first["text"], first["lost"]) == ("line 1000", 997)
+                assert (await anext(lines))["lost"] == 0
+
+    tell(story)
+
+
+def test_models_are_those_of_the_folder_and_of_the_servers(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf({"general.architecture": "llama"}))
+
+    async def story() -> None:
+        async with asked(models=tmp_path) as one:
+            await one.fleet.settled(["a", "b"])
+            document = await one.verbs.models()
+            assert [file["name"] for file in document["files"]] == ["m"]
+            assert document["error"] is None
+            assert {served["server"] for served in document["served"]} == {"a", "b"}
+        async with asked(models=tmp_path / "gone") as one:
+            document = await one.verbs.models()
+            assert document["files"] == []
+            assert document["error"] is not None
+
+    tell(story)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_devices_have_the_drivers_figures_where_there_is_one(monkeypatch: pytest.MonkeyPatch, *, driver: bool) -> None:
+    gpu = Gpu(Vendor.NVIDIA, index=0, pci="0000:01:00.0")
+    figures = Gpu(Vendor.NVIDIA, index=0, pci="0000:01:00.0", memory_total=100, memory_used=1)
+    monkeypatch.setattr(module, "read_devices", lambda: Devices((gpu,)))
+    monkeypatch.setattr(module, "load_nvml", lambda: SimpleNamespace() if driver else None)
+    monkeypatch.setattr(module, "nvml_gpus", lambda _: (figures,))
+
+    async def no_binaries(_: object) -> dict[str, tuple[str, ...]]:
+        await asyncio.sleep(0)
+        return {}
+
+    monkeypatch.setattr(module, "devices_seen", no_binaries)
+
+    async def story() -> None:
+        async with asked() as one:
+            document = await one.verbs.devices()
+            assert [one["memory_total_bytes"] for one in document["gpus"]] == [100 if driver else None]
+
+    tell(story)
