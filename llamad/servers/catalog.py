@@ -69,7 +69,7 @@ async def _list_devices(program: Path) -> list[str]:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            process_group=0,
+            start_new_session=True,  # uvloop has no process_group=
         )
     except OSError as error:
         return [f"cannot be run: {error.strerror}"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
@@ -16,6 +17,7 @@ from llamad.servers.state import State
 from tests.builders import a_launch, gguf
 from tests.stories import an_intent
 
+uvloop.new_event_loop().close()  # libuv opens a pipe once a process: not inside a test, which may leave none open
 SAYS = {"/v1/models": b'{"data":[{"id":"qwen","meta":{"n_ctx":4096}}]}', "/props": b'{"total_slots":4}'}
 
 
@@ -87,6 +89,12 @@ async def test_devices_are_listed_once_a_program(tmp_path: Path) -> None:
         str(good): ["CUDA0: RTX", "CUDA1: --list-devices"],
         str(missing): ["cannot be run: No such file or directory"],
     }
+
+
+def test_devices_are_listed_on_uvloop_too(tmp_path: Path) -> None:
+    good = program(tmp_path / "good", 'echo "  CUDA0: RTX"')
+    seen = devices_seen([an_intent("a", launch=a_launch(binary=good))])
+    assert uvloop.run(seen) == {str(good): ["CUDA0: RTX"]}
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "sleep 60 & exit 0"], ids=["hangs", "leaves one that holds the pipe"])
