@@ -279,6 +279,13 @@ CAUSES: tuple[Cause, ...] = (
     ),
     # the listener
     _row(
+        "socket-failed",
+        "exit",
+        r"couldn't bind HTTP server socket, hostname: (?P<path>/.*), port: \d+",
+        "it cannot make its socket {path}",
+        "the runtime directory is full or not writable: `df -h`, `df -i` and `ls -ld` of its folder tell",
+    ),
+    _row(
         "port-taken",
         "exit",
         r"couldn't bind HTTP server socket, hostname: (?P<host>.*), port: (?P<port>\d+)",

@@ -248,6 +248,12 @@ LINES: list[tuple[str, str, str, bool]] = [
         False,
     ),
     (
+        "E srv  start: couldn't bind HTTP server socket, hostname: /run/llamad/s/q-0.sock, port: 8080",
+        "socket-failed",
+        "/run/llamad/s/q-0.sock",
+        False,
+    ),
+    (
         "llama-server: error while loading shared libraries: libcudart.so.12: cannot open shared object file: "
         "No such file or directory",
         "library-missing",
