@@ -113,7 +113,8 @@ def _door(admit: Admit) -> Middleware:
             raise ConnectionResetError("the client has left")
         admit(request.transport.get_extra_info("socket").fileno())
         if request.can_read_body:
-            await request.read()  # no verb takes one: what somebody sends is read up to the bound and dropped
+            if await request.read():  # up to the bound, so that the connection can go on
+                raise UsageError("the verbs take no body", hint="what they take is in the path and the query")
         return await handler(request)
 
     return door

@@ -160,7 +160,7 @@ async def test_what_makes_no_sense_is_refused_in_words(request_line: str, status
     assert operations.calls == []
 
 
-async def test_a_body_is_read_up_to_a_bound() -> None:
+async def test_a_body_is_refused_and_read_up_to_a_bound_only() -> None:
     operations = FakeOperations()
     async with daemon(operations) as path:
         head = b"POST /v1/reload HTTP/1.1\r\nHost: llamad\r\nConnection: close\r\n"
@@ -168,8 +168,9 @@ async def test_a_body_is_read_up_to_a_bound() -> None:
         large = await send(path, head + b"Content-Length: 200000\r\n\r\n" + b"x" * 200000)
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         chunked = await send(path, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3 + b"0\r\n\r\n")
-    assert [small.status, large.status, chunked.status] == [200, 413, 413]
-    assert operations.calls == [("reload", False)]
+    assert [small.status, large.status, chunked.status] == [400, 413, 413]
+    assert body(small)["error"]["message"] == "the verbs take no body"
+    assert operations.calls == []
 
 
 async def test_a_client_that_leaves_ends_what_waited_for_it() -> None:
