@@ -112,9 +112,8 @@ def _door(admit: Admit) -> Middleware:
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         admit(request.transport.get_extra_info("socket").fileno())
-        if request.can_read_body:
-            if await request.read():  # up to the bound, so that the connection can go on
-                raise UsageError("the verbs take no body", hint="what they take is in the path and the query")
+        if request.can_read_body and await request.read():  # up to the bound, so that the connection can go on
+            raise UsageError("the verbs take no body", hint="what they take is in the path and the query")
         return await handler(request)
 
     return door
