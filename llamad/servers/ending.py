@@ -45,9 +45,12 @@ class Ending:
         self._beat = beat
         self._policy = policy
         self._loop = asyncio.get_running_loop()
+        self._asked = False
+        """Whether somebody wanted this end."""
 
     async def gracefully(self) -> None:
         """Let it finish what it has, then ask it to end, each within its time."""
+        self._asked = True
         policy = self._policy()
         self._beat.expect(policy.drain_timeout + policy.term_timeout + KILL_TIMEOUT + SLACK)
         if self._state in (State.READY, State.UNRESPONSIVE):
@@ -57,6 +60,10 @@ class Ending:
         if not self._child.ended.done():
             self._child.terminate()
             await asyncio.wait((self._child.ended,), timeout=policy.term_timeout)
+            if not self._child.ended.done():
+                within = format_duration(policy.term_timeout)
+                what = "did not end within %s of SIGTERM: killed"
+                tell(log, logging.WARNING, self._key, what, within, event="killed")
 
     async def now(self) -> None:
         """Kill what is left, wait until the kernel says it is gone, and tidy up."""
@@ -67,6 +74,8 @@ class Ending:
             self._beat.expect(KILL_TIMEOUT + SLACK)
             cancelled = await self._gone()
         self._tidy()
+        if self._asked and self._child.ended.done():
+            tell(log, logging.INFO, self._key, "stopped", event="stopped")
         if cancelled:
             raise asyncio.CancelledError
 

@@ -1,6 +1,7 @@
 """The end of a process: drain, SIGTERM, grace, SIGKILL; on a clock that jumps."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -14,7 +15,45 @@ SEGFAULT = Exit(signal=11)
 # --- stopping
 
 
-def test_one_that_ignores_sigterm_is_killed_after_its_time() -> None:
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, str, str]]:
+    """Level, server, event and message of what the module logged."""
+    return [
+        (one.levelno, vars(one)["server"], vars(one)["event"], one.getMessage())
+        for one in caplog.records
+        if one.name == "llamad.servers.ending"
+    ]
+
+
+STOPPED = (logging.INFO, "a", "stopped", "stopped")
+
+
+def test_a_stop_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+
+    tell(story)
+    assert told(caplog) == [STOPPED]
+
+
+def test_a_crash_is_no_stop(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        with a_world(Behaviour(ends=(5.0, SEGFAULT))) as world:
+            async with supervised(world) as one:
+                await one.until(State.BACKOFF)
+
+    tell(story)
+    assert told(caplog) == []
+
+
+def test_one_that_ignores_sigterm_is_killed_after_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
     async def story() -> None:
         with a_world(Behaviour(ignores_term=True)) as world:
             async with supervised(world, stop=StopPolicy(term_timeout=7)) as one:
@@ -26,6 +65,7 @@ def test_one_that_ignores_sigterm_is_killed_after_its_time() -> None:
             assert child.got_kill
 
     tell(story)
+    assert told(caplog) == [(logging.WARNING, "a", "killed", "did not end within 7s of SIGTERM: killed"), STOPPED]
 
 
 def test_one_that_takes_its_time_to_end_is_given_it() -> None:
