@@ -114,7 +114,7 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int) -> Failure:
             return find_cause(lines, _ABORT) or Failure(
                 "segfault",
                 "llama-server crashed (segmentation fault)",
-                "a bug of this build or its GPU driver: try another build; a drop-in with LimitCORE=infinity keeps cores",
+                "a bug of this build or its GPU driver: try another build; LimitCORE=infinity in a drop-in keeps cores",
             )
         case number:
             assert number is not None

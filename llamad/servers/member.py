@@ -17,6 +17,7 @@ from llamad.servers.external import ExternalWatcher
 from llamad.servers.leftovers import Adopted
 from llamad.servers.output import Output
 from llamad.servers.plan import Intent
+from llamad.servers.starting import aside
 from llamad.servers.state import State
 from llamad.servers.supervisor import Supervisor
 from llamad.servers.traffic import Traffic
@@ -157,6 +158,9 @@ class Member:
             if self.target is not target:
                 return  # something newer is wanted: look at that instead
             fresh.add(index)
+            if self._is_ready(index) and (failure := await self._pointless(wanted[index])) is not None:
+                self._keep_old(index, failure, wanted[index], target)
+                continue
             if target.intent.config.replace == "start-first" and self._is_ready(index):
                 await self._start_first(index, wanted[index], target)
                 continue
@@ -187,9 +191,15 @@ class Member:
         self._posts[index] = replace(old, launch=launch, order=target.order)
         self._board.update(old.supervisor.key, last_error=failure)
         log.error(
-            "the replacement did not come up (%s): the old one goes on", failure.message,
+            "not replaced: %s; the old one goes on", failure.message,
             extra={"server": self.name, "replica": index, "event": "replace-failed", "cause": failure.cause},
         )  # fmt: skip
+
+    async def _pointless(self, launch: Launch | Failure | Address) -> Failure | None:
+        """Why a new process would not come up, as far as a look tells: then a running one is not ended for it."""
+        if isinstance(launch, Launch):
+            return await aside(self._around.inspect, launch)
+        return launch if isinstance(launch, Failure) else None
 
     async def _outcome(self, key: ReplicaKey, target: Target) -> State | None:
         """Wait until the replica is ready or has failed; None when something newer is wanted first."""

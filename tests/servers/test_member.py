@@ -85,13 +85,14 @@ def test_start_first_swaps_without_a_gap() -> None:
     tell(story)
 
 
-def test_start_first_keeps_the_old_one_when_the_new_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("how", ["start-first", "stop-first"])
+def test_a_replacement_that_cannot_start_leaves_the_old_one(caplog: pytest.LogCaptureFixture, how: str) -> None:
     async def story() -> None:
         with a_world() as world:
-            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+            async with a_fleet(world, an_intent("a", replace=how)) as fleet:
                 await fleet.settled(["a"])
                 world.inspections[:] = [CANNOT]
-                fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
+                fleet.apply(by_name(an_intent("a", launch=NEW, replace=how)))
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1000]
                 assert fleet.failure("a") == CANNOT
@@ -101,6 +102,20 @@ def test_start_first_keeps_the_old_one_when_the_new_one_fails(caplog: pytest.Log
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1001]
                 assert fleet.failure("a") is None
+
+    tell(story)
+    assert "the old one goes on" in caplog.text
+
+
+def test_start_first_keeps_the_old_one_when_the_new_one_fails(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with a_world(Behaviour(), Behaviour(ends=(0.5, Exit(code=1)))) as world:
+            async with a_fleet(world, an_intent("a", replace="start-first")) as fleet:
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1000]
+                assert fleet.failure("a") is not None
 
     tell(story)
     assert "the old one goes on" in caplog.text
