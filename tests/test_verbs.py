@@ -212,7 +212,7 @@ def test_models_are_those_of_the_folder_and_of_the_servers(tmp_path: Path) -> No
             assert [file["name"] for file in document["files"]] == ["m"]
             assert document["error"] is None
             assert {served["server"] for served in document["served"]} == {"a", "b"}
-        async with asked(models=tmp_path / "gone") as one:
+        async with asked(models=tmp_path / "m.gguf") as one:
             document = await one.verbs.models()
             assert document["files"] == []
             assert document["error"] is not None
