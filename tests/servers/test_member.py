@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llamad.host.address import UnixAddress
+from llamad.host.pidfd import Exit
 from llamad.servers.fleet import Fleet
 from llamad.servers.leftovers import Adopted
 from llamad.servers.starting import Running
