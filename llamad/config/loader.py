@@ -45,17 +45,26 @@ class Loaded:
         return tuple(problem for problem in self.problems if problem.server == server)
 
 
-def load(file: Path, dirs: Directories, *, environ: Mapping[str, str], service_user: str | None = None) -> Loaded:
+def load(
+    file: Path,
+    dirs: Directories,
+    *,
+    environ: Mapping[str, str],
+    service_user: str | None = None,
+    copy_of: Path | None = None,
+) -> Loaded:
     """Read FILE and the drop-ins beside it. Blocks (files; each new binary is run once): call it in a thread.
 
     `service_user` is for root who checks the file on behalf of the service: what that user may not read, or its sandbox
-    hides, is then a problem too.
+    hides, is then a problem too. `copy_of` names the file that FILE (with its drop-ins) is an accepted copy of:
+    relative paths start there, and what became of the API keys meanwhile is the world's fault and none of the text.
     """
     file = file.absolute()
     sources, problems = read_files(file)
     top, found = merge_files([source.top for source in sources if source.top is not None])
     problems += found
-    load_of = _Load(file, dirs, Reader(environ, service_user), top or mapping(Position(file, 1, 1), {}), problems)
+    reader = Reader(environ, service_user)
+    load_of = _Load(file, dirs, reader, top or mapping(Position(file, 1, 1), {}), problems, copy_of)
     config = load_of.run()
     broken = any(problem.kind is ProblemKind.TEXT for problem in load_of.problems)
     order = {path: index for index, path in enumerate(dict.fromkeys([file, *(source.file for source in sources)]))}
@@ -84,13 +93,22 @@ def _sorted(problems: list[Problem], order: Mapping[Path, int]) -> tuple[Problem
 class _Load:
     """One load: collects the problems and binaries on the way."""
 
-    def __init__(self, file: Path, dirs: Directories, reader: Reader, top: Node, problems: list[Problem]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        dirs: Directories,
+        reader: Reader,
+        top: Node,
+        problems: list[Problem],
+        copy_of: Path | None,
+    ) -> None:
         self.problems = problems
         self.binaries: dict[str, Binary] = {}
         self._file = file
         self._dirs = dirs
         self._reader = reader
         self._top = top
+        self._copy_of = copy_of
         self._probed: dict[str, Binary | BinaryError] = {}
 
     def run(self) -> Config:
@@ -125,7 +143,7 @@ class _Load:
         fallback = {"models_dir": self._dirs.models}
         result = typed(Config, node, (), fallback=fallback, also_known=elsewhere)
         self.problems += result.problems
-        models_dir = _beside(node.get("models_dir"), result.value.models_dir)
+        models_dir = self._beside(node.get("models_dir"), result.value.models_dir)
         return replace(result, value=result.value.model_copy(update={"models_dir": models_dir}))
 
     def _gateway(self) -> Typed[GatewayConfig]:
@@ -134,15 +152,17 @@ class _Load:
         self.problems += result.problems
         keys_file = result.value.api_keys_file
         if keys_file is not None:
-            keys_file = _beside(node.get("api_keys_file"), keys_file)
+            keys_file = self._beside(node.get("api_keys_file"), keys_file)
         gateway = result.value.model_copy(update={"api_keys_file": keys_file})
         try:
             has_keys = has_api_keys(keys_file, self._file, self._reader)
         except OSError as error:
-            self._tell(("gateway", "api_keys_file"), f"{keys_file} cannot be read: {error.strerror}")
+            words = f"{keys_file} cannot be read: {error.strerror}"
+            self._tell(("gateway", "api_keys_file"), words, kind=self._kind_of_keys)
             has_keys = True  # they were meant to be asked: one problem is enough
         if result.bad.isdisjoint(("insecure", "api_keys_file", "listen")):
-            self.problems += gateway_problems(self._top, gateway, has_keys=has_keys)
+            found = gateway_problems(self._top, gateway, has_keys=has_keys)
+            self.problems += [replace(problem, kind=self._kind_of_keys) for problem in found]
         return replace(result, value=gateway)
 
     def _defaults(self) -> Node:
@@ -170,8 +190,30 @@ class _Load:
             result = typed(ServerConfig, merged, path, given=given)
             self.problems += result.problems
             if entry.node.value is None or isinstance(entry.node.value, Mapping):
-                config = _with_paths(result.value, merged, head.models_dir)
+                config = self._with_paths(result.value, merged, head.models_dir)
                 yield Written(name, entry.key, entry.node, merged, config, result.bad)
+
+    @property
+    def _kind_of_keys(self) -> ProblemKind:
+        """Of a copy that was accepted only the keys can have changed in what concerns the gateway."""
+        return ProblemKind.TEXT if self._copy_of is None else ProblemKind.WORLD
+
+    def _beside(self, node: Node | None, path: Path) -> Path:
+        """A relative path starts at the folder of the file it stands in, or of the one that this is a copy of."""
+        if node is None:
+            return path
+        folder = node.position.file.parent
+        if self._copy_of is not None:
+            folder = self._copy_of.parent / folder.relative_to(self._file.parent)
+        return folder / path
+
+    def _with_paths(self, config: ServerConfig, node: Node, models_dir: Path) -> ServerConfig:
+        update: dict[str, object] = {}
+        if config.model is not None:
+            update["model"] = models_dir / config.model
+        if config.api_key_file is not None:
+            update["api_key_file"] = self._beside(node.get("api_key_file"), config.api_key_file)
+        return config.model_copy(update=update)
 
     def _check_folder(self, models_dir: Path) -> None:
         """A models_dir that was asked for should be there; the default one comes with the package."""
@@ -220,17 +262,3 @@ class _Load:
                     at_key=finding.at_key,
                 )
             )
-
-
-def _beside(node: Node | None, path: Path) -> Path:
-    """A relative path starts at the folder of the file it stands in."""
-    return path if node is None else node.position.file.parent / path
-
-
-def _with_paths(config: ServerConfig, node: Node, models_dir: Path) -> ServerConfig:
-    update: dict[str, object] = {}
-    if config.model is not None:
-        update["model"] = models_dir / config.model
-    if config.api_key_file is not None:
-        update["api_key_file"] = _beside(node.get("api_key_file"), config.api_key_file)
-    return config.model_copy(update=update)

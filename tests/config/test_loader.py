@@ -1,8 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
-from llamad.config.loader import load
+from llamad.config.loader import Loaded, load
 from llamad.config.model import (
     Config,
     GatewayConfig,
@@ -329,6 +330,34 @@ def test_what_hangs_on_a_wrong_value_is_not_told_twice(place: Place) -> None:
         "1:13: models_dir: must be a path, not a list",
         '2:15: llama_server: must be text, not 5: write "5"',
     ]
+
+
+def test_a_copy_of_accepted_files_means_what_they_meant(place: Place) -> None:
+    place.write(
+        "models_dir: models\ngateway: {listen: '0.0.0.0:80', api_keys_file: keys}\nservers: {a: {model: m.gguf}}"
+    )
+    place.write("servers: {x: {url: 'http://b:80', api_key_file: k}}", drop_in="10.yaml")
+    (place.file.parent / "keys").write_text("a:k")
+    copy = place.root / "copy" / "llamad.yaml"
+    shutil.copytree(place.file.parent, copy.parent)
+    (copy.parent / "keys").unlink()
+
+    def load_copy() -> Loaded:
+        return load(copy, place.dirs, environ=place.environ, copy_of=place.file)
+
+    for keys in ("a:k", "", None):
+        if keys is None:
+            (place.file.parent / "keys").unlink()
+        else:
+            (place.file.parent / "keys").write_text(keys)
+        loaded = load_copy()
+        assert loaded.config is not None
+        of_keys = [problem.kind for problem in loaded.problems if problem.path.startswith("gateway.")]
+        assert of_keys == ([] if keys else [ProblemKind.WORLD])
+        assert loaded.config.models_dir == place.root / "etc" / "models"
+        assert loaded.config.gateway.api_keys_file == place.root / "etc" / "keys"
+        assert loaded.config.servers["a"].model == place.root / "etc" / "models" / "m.gguf"
+        assert loaded.config.servers["x"].api_key_file == place.root / "etc" / "conf.d" / "k"
 
 
 def test_a_relative_file_is_made_absolute(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
