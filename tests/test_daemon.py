@@ -16,6 +16,8 @@ from llamad.host.pidfd import has_ended, open_pidfd
 from tests.llamads import Llamad, a_llamad
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.daemon
+
 FAST_STOP = {"drain_timeout": "1s", "term_timeout": "200ms"}
 
 

@@ -13,6 +13,8 @@ from tests.llamads import Llamad, a_llamad
 from tests.service_manager import ServiceManager, service_manager
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.daemon
+
 
 @pytest.fixture
 def manager() -> Iterator[ServiceManager]:

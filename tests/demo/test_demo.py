@@ -17,6 +17,8 @@ from llamad.demo.demo import demo
 from llamad.errors import LlamadError
 from tests.builders import fake_binary
 
+pytestmark = pytest.mark.daemon
+
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

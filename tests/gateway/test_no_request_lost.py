@@ -11,6 +11,8 @@ import pytest
 from tests.bench import on_demand, under_load, waiting
 from tests.bench.report import Report
 
+pytestmark = pytest.mark.daemon
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
