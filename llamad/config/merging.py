@@ -48,7 +48,7 @@ def _join_servers(first: Node | None, second: Node | None) -> tuple[Node | None,
             problems.append(Problem(entry.key, f"servers.{name}", message))
     if not first.entries:
         return second, problems
-    return mapping(first.position, {**second.entries, **first.entries}), problems
+    return mapping(first.position, {**first.entries, **second.entries, **first.entries}), problems  # the first's first
 
 
 def _over(base: Node, top: Node) -> Node:

@@ -247,6 +247,12 @@ servers:
     assert (config.servers["c"].replicas, config.servers["c"].args) == (2, {"ctx_size": 1})
 
 
+def test_servers_stand_in_the_order_of_the_files(place: Place) -> None:
+    place.write("servers: {b: {model: m.gguf}}", drop_in="20.yaml")
+    place.write("servers: {c: {model: m.gguf}}", drop_in="10.yaml")
+    assert list(config_of(place, "servers: {z: {model: m.gguf}, a: {model: m.gguf}}").servers) == ["z", "a", "c", "b"]
+
+
 def test_drop_ins_in_name_order(place: Place) -> None:
     place.write("servers: {b: {model: m.gguf}}\nlog: {level: debug}\ngateway: {queue: {size: 3}}", drop_in="20.yaml")
     place.write("servers: {c: {model: m.gguf}}\nlog: {level: error, format: json}", drop_in="10.yaml")
