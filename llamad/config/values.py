@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from llamad.config.units import parse_duration, parse_size
-from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress, parse_address
+from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress, parse_address, parse_url
 
 SERVER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 PLAIN_TEXT = r"^[^\x00-\x1f\x7f]+$"
@@ -85,7 +85,15 @@ Pool = Annotated[
 ]
 Host = Annotated[str, StringConstraints(pattern=HOST)]
 HfRepo = Annotated[str, StringConstraints(pattern=HF_REPO)]
-Url = Annotated[str, StringConstraints(pattern=URL)]
+
+
+def _url(text: str) -> str:
+    """Kept as it was written, once it can be read."""
+    parse_url(text)
+    return text
+
+
+Url = Annotated[str, StringConstraints(pattern=URL), AfterValidator(_url)]
 
 
 def _addresses(value: object) -> object:

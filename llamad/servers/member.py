@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from llamad.host.address import Address, TcpAddress, parse_address
+from llamad.host.address import Address, parse_url
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.command import Launch
@@ -259,14 +259,5 @@ def _launches(target: Target) -> dict[int, Launch | Failure | Address]:
         return {}
     url = target.intent.config.url
     if url is not None:
-        return {0: external_address(url)}
+        return {0: parse_url(url)}
     return dict(enumerate(target.intent.launches))
-
-
-def external_address(url: str) -> Address:
-    """`http://host[:port]` of an external server as an address; the port is 80 unless it says another."""
-    host = url.removeprefix("http://").rstrip("/")
-    bare = host.startswith("[") and host.endswith("]")
-    if bare or ":" not in host:
-        return TcpAddress(host.strip("[]"), 80)
-    return parse_address(host)

@@ -12,7 +12,6 @@ from llamad.errors import LlamadError
 from llamad.host.address import TcpAddress
 from llamad.servers.board import Replica
 from llamad.servers.external import ExternalWatcher
-from llamad.servers.member import external_address
 from llamad.servers.probe import ProbeAnswer, ProbeError
 from llamad.servers.state import State
 from tests.stories import KEY, World, a_server, a_world, tell
@@ -195,17 +194,3 @@ def test_a_bug_costs_one_look(caplog: pytest.LogCaptureFixture) -> None:
 
     tell(story)
     assert "a bug in llamad" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("http://host", TcpAddress("host", 80)),
-        ("http://host/", TcpAddress("host", 80)),
-        ("http://10.0.0.1:8080", TcpAddress("10.0.0.1", 8080)),
-        ("http://[::1]", TcpAddress("::1", 80)),
-        ("http://[::1]:81/", TcpAddress("::1", 81)),
-    ],
-)
-def test_a_url_as_an_address(url: str, address: TcpAddress) -> None:
-    assert external_address(url) == address
