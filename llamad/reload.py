@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamad.config.loader import Loaded, load
-from llamad.config.model import Config
+from llamad.config.model import Config, ControlConfig
 from llamad.config.problems import ProblemKind
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
 from llamad.servers.fleet import Fleet
 from llamad.servers.intents import intents, refusals
-from llamad.servers.plan import Action, Intent, Plan, diff
+from llamad.servers.plan import Action, Intent, Plan, changed_settings, diff
 from llamad.servers.starting import aside
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A configuration that was accepted: what it changes, and problems that did not stand in its way."""
+    """A configuration that was accepted: what it changes of servers, problems that did not stand in its way, and
+    what it changes beside servers (`changed_settings`).
+    """
 
     plan: Plan
     remarks: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -71,6 +74,8 @@ class Reloader:
         self.loaded_at = 0.0
         self.files: tuple[Path, ...] = ()
         self.config: Config | None = None
+        self._control: ControlConfig | None = None
+        """What the control socket was made from."""
 
     def request(self) -> None:
         """Something changed, or somebody asks: read soon."""
@@ -85,19 +90,29 @@ class Reloader:
 
     async def plan(self) -> Applied:
         """What `reload` would do now; ConfigError where it would be refused."""
-        loaded, _, wanted = await self._read()
-        return Applied(diff(self._fleet.intents, wanted), _remarks(loaded))
+        loaded, config, wanted = await self._read()
+        return Applied(diff(self._fleet.intents, wanted), self._remarks(loaded, config), self._settings(config))
 
     def accept(self, loaded: Loaded, config: Config) -> Applied:
         """Apply what was read, whatever is wrong in the world with it (a start, or after the checks of a reload)."""
         plan = self._fleet.apply(intents(config, loaded), config.gateway.memory_budget)
+        settings = self._settings(config)
+        self._control = self._control or config.control
         self.error = None
         self.loaded_at = time.time()
         self.files = loaded.files
         self.config = config
         keep_accepted(loaded.files, self._file, self._directories)
         self._on_accepted(config)
-        return Applied(plan, _remarks(loaded))
+        return Applied(plan, self._remarks(loaded, config), settings)
+
+    def _settings(self, config: Config) -> tuple[str, ...]:
+        return () if self.config is None else tuple(changed_settings(self.config, config))
+
+    def _remarks(self, loaded: Loaded, config: Config) -> tuple[str, ...]:
+        late = "control.socket was changed: the commands find llamad at the new path once it was started again"
+        moved = self._control is not None and config.control != self._control
+        return tuple(map(str, loaded.problems)) + ((late,) if moved else ())
 
     async def run(self) -> None:
         """Follow the dirty flag until cancelled."""
@@ -132,6 +147,7 @@ class Reloader:
             raise
         applied = self.accept(loaded, config)
         steps = [str(step) for step in applied.plan if step.action is not Action.KEEP]
+        steps += applied.settings
         log.info("configuration accepted: %s", "; ".join(steps) or "no server changed", extra={"event": "reloaded"})
         for line in applied.remarks:
             log.warning("%s", line, extra={"event": "config-remark"})
@@ -160,10 +176,6 @@ def _refuse(asked: list[asyncio.Future[Applied]], error: LlamadError) -> None:
     for answer in asked:
         if not answer.done():
             answer.set_exception(error)
-
-
-def _remarks(loaded: Loaded) -> tuple[str, ...]:
-    return tuple(str(problem) for problem in loaded.problems)
 
 
 def emptied(file: Path, config: Config) -> str | None:

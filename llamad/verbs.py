@@ -17,7 +17,9 @@ from llamad.servers.catalog import devices_seen, what_is_served
 from llamad.servers.fleet import Fleet
 from llamad.servers.models import ModelsFolderError, scan
 from llamad.servers.output import Line
+from llamad.servers.plan import Action
 from llamad.servers.probe import Prober
+from llamad.servers.state import State
 
 
 class Verbs(operations.Operations):
@@ -71,7 +73,8 @@ class Verbs(operations.Operations):
 
     async def plan(self) -> ReloadOutcome:
         """See Operations."""
-        return _outcome(await self._reloader.plan(), ())
+        applied = await self._reloader.plan()
+        return _outcome(applied, (), self._notices(applied))
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         """See Operations."""
@@ -114,6 +117,12 @@ class Verbs(operations.Operations):
         await self._reloader.plan()
         self._begin_upgrade()
 
+    def _notices(self, applied: Applied) -> tuple[str, ...]:
+        """What an operator should know of the servers whose processes would stay."""
+        stay = [step.server for step in applied.plan if step.action in (Action.KEEP, Action.RETUNE)]
+        told = ((name, self._fleet.notice(name)) for name in stay if name in self._fleet.configs)
+        return tuple(f"{name}: {notice}" for name, notice in told if notice is not None)
+
     def _known(self, name: str) -> str:
         """The server's name, where `name` is one or an alias; UnknownServerError."""
         configs = self._fleet.configs
@@ -140,12 +149,14 @@ class Verbs(operations.Operations):
         self._on_orders()
         if wait:
             await self._fleet.settled(names)
-        return tuple(self._settled(name) for name in names)
+            return tuple(self._settled(name) for name in names)
+        return tuple(Settled(name, self._state(name)) for name in names)  # an error would be from before the order
 
     def _settled(self, server: str) -> Settled:
-        views = self._fleet.board.of(server)
-        state = wire.server_state([view.state for view in views])
-        return Settled(server, state, self._fleet.failure(server))
+        return Settled(server, self._state(server), self._fleet.failure(server))
+
+    def _state(self, server: str) -> State:
+        return wire.server_state([view.state for view in self._fleet.board.of(server)])
 
 
 def _devices() -> Devices:
@@ -158,5 +169,5 @@ def _line(line: Line, lost: int) -> wire.LogDocument:
     return wire.log_document(at=line.at, level=line.level, replica=line.replica, text=line.text, lost=lost)
 
 
-def _outcome(applied: Applied, settled: tuple[Settled, ...]) -> ReloadOutcome:
-    return ReloadOutcome(applied.plan, applied.remarks, settled)
+def _outcome(applied: Applied, settled: tuple[Settled, ...], notices: tuple[str, ...] = ()) -> ReloadOutcome:
+    return ReloadOutcome(applied.plan, (*applied.remarks, *notices), settled, applied.settings)

@@ -56,6 +56,10 @@ class House:
         yield
         self.announced.append("end")
 
+    def set(self, **settings: Any) -> None:
+        """Add settings to the file."""
+        self.file.write_text(yaml.safe_dump({**yaml.safe_load(self.file.read_text()), **settings}))
+
     def configure(self, **servers: dict[str, Any]) -> None:
         full = {name: {"model": str(self.folder / "m.gguf"), **one} for name, one in servers.items()}
         self.file.write_text(yaml.safe_dump({"llama_server": str(self.binary), "servers": full}))
@@ -104,6 +108,38 @@ def test_what_was_accepted_is_applied_told_and_kept(tmp_path: Path, caplog: pyte
         "configuration accepted: start a: new; start b: new",
         "configuration accepted: no server changed",
     ]
+
+
+def test_what_changes_beside_servers_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            assert (await house.reloader.reload()).settings == ()
+            house.set(startup="strict")
+            assert (await house.reloader.plan()).settings == ("startup settle -> strict",)
+            applied = await house.reloader.reload()
+            assert (applied.touched, applied.settings) == ((), ("startup settle -> strict",))
+            assert (await house.reloader.plan()).settings == ()
+
+    tell(story)
+    assert "configuration accepted: startup settle -> strict" in caplog.text
+
+
+def test_another_control_socket_is_said_to_wait_for_the_next_start(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            assert (await house.reloader.reload()).remarks == ()
+            house.set(control={"socket": str(tmp_path / "c")})
+            for ask in (house.reloader.plan, house.reloader.reload, house.reloader.plan):
+                (remark,) = (await ask()).remarks
+                assert remark.startswith("control.socket was changed")
+            house.configure(a={})
+            assert (await house.reloader.plan()).remarks == ()
+
+    tell(story)
 
 
 def test_who_asks_while_one_is_read_is_answered_by_the_next(tmp_path: Path) -> None:

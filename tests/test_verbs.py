@@ -17,7 +17,7 @@ from llamad.host.pidfd import Exit
 from llamad.reload import Applied
 from llamad.servers.fleet import Fleet
 from llamad.servers.output import Line
-from llamad.servers.plan import Plan
+from llamad.servers.plan import Action, Plan, Step
 from llamad.servers.state import State
 from llamad.verbs import Verbs
 from tests.builders import gguf
@@ -34,6 +34,8 @@ class FakeReloader:
         self.files: tuple[Path, ...] = (Path("/etc/llamad/llamad.yaml"),)
         self.loaded_at = 0.0
         self.error: str | None = None
+        self.steps: Plan = ()
+        self.settings: tuple[str, ...] = ()
 
     async def reload(self) -> Applied:
         if self.refused is not None:
@@ -43,8 +45,7 @@ class FakeReloader:
     async def plan(self) -> Applied:
         if self.refused is not None:
             raise self.refused
-        plan: Plan = ()
-        return Applied(plan, ("a remark",))
+        return Applied(self.steps, ("a remark",), self.settings)
 
 
 class Asked:
@@ -98,6 +99,18 @@ def test_a_verb_that_waits_tells_how_each_came_to_rest_in_the_order_asked() -> N
             assert (stopped.server, stopped.state, stopped.failure) == ("a", State.STOPPED, None)
             assert one.fleet.stopped_by_order == {"a"}
             assert one.orders == 4
+
+    tell(story)
+
+
+def test_who_does_not_wait_hears_of_no_old_failure() -> None:
+    async def story() -> None:
+        dies = Behaviour(ends=(0.1, Exit(code=1)))
+        async with asked(dies, start="manual", restart={"max_retries": 0}) as one:
+            (failed,) = await one.verbs.start(("a",), wait=True)
+            assert failed.failure is not None
+            (again,) = await one.verbs.restart(("a",), wait=False)
+            assert again.failure is None
 
     tell(story)
 
@@ -179,6 +192,19 @@ def test_a_plan_does_nothing_and_an_upgrade_asks_for_one_first() -> None:
             with pytest.raises(ConfigError):
                 await one.verbs.upgrade()
             assert one.upgrades == 1
+
+    tell(story)
+
+
+def test_a_plan_tells_of_a_changed_program_where_its_server_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fleet, "notice", lambda _, name: f"notice of {name}")
+
+    async def story() -> None:
+        async with asked() as one:
+            one.reloader.steps = (Step(Action.KEEP, "a"), Step(Action.REPLACE, "b"), Step(Action.START, "c"))
+            assert (await one.verbs.plan()).problems == ("a remark", "a: notice of a")
+            one.reloader.settings = ("startup settle -> strict",)
+            assert (await one.verbs.plan()).settings == ("startup settle -> strict",)
 
     tell(story)
 

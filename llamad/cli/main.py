@@ -87,7 +87,7 @@ def _add_configuration(add: _Add) -> None:
 
 def _add_servers(add: _Add) -> None:
     status = add("status", _status, "state, pid, uptime, restarts, requests, tokens/s, memory, GPU, and what is wrong")
-    status.add_argument("name", nargs="?", metavar="NAME", help="everything about this server")
+    status.add_argument("name", nargs="?", type=_name, metavar="NAME", help="everything about this server")
     _json_option(status)
     status.add_argument("--watch", action="store_true", help="again after every change, until interrupted")
     _socket_option(status)
@@ -101,11 +101,11 @@ def _add_servers(add: _Add) -> None:
         ("restart", _restart, "give servers new processes"),
     ):
         change = add(verb, command, text)
-        change.add_argument("names", nargs="+", metavar="NAME", help="a server")
+        change.add_argument("names", nargs="+", type=_name, metavar="NAME", help="a server")
         _wait_option(change, "answer once each is ready, has failed or is stopped; 1 where one failed")
         _socket_option(change)
     logs = add("logs", _logs, "a server's own output, as far as llamad keeps it; journalctl has the rest")
-    logs.add_argument("name", metavar="NAME", help="a server")
+    logs.add_argument("name", type=_name, metavar="NAME", help="a server")
     logs.add_argument("-f", "--follow", action="store_true", help="then every new line, until interrupted")
     logs.add_argument("-n", "--lines", type=_count, metavar="N", help="the newest N lines only")
     _socket_option(logs)
@@ -142,6 +142,12 @@ def _json_option(to: argparse.ArgumentParser) -> None:
 
 def _wait_option(to: argparse.ArgumentParser, text: str) -> None:
     to.add_argument("--wait", action="store_true", help=text)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a server's name is not empty")
+    return text
 
 
 def _count(text: str) -> int:

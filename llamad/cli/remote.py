@@ -11,6 +11,8 @@ from llamad.cli.terminal import complain, is_rich, say, screen, show_tables, war
 from llamad.control.client import Client, Document
 from llamad.errors import ExitCode, LlamadError, UnavailableError
 
+_ASKED = {"start": "will be started", "stop": "will be stopped", "restart": "will be restarted"}
+
 
 def status(client: Client, *, server: str | None, as_json: bool, watch: bool) -> int:
     """`llamad status`: a table, or everything about one server."""
@@ -60,7 +62,7 @@ def reload(client: Client, *, wait: bool) -> int:
     warn(answer["problems"])
     for line in _steps(answer) or ("accepted, nothing changed",):
         say(line)
-    return _settled(answer["servers"], failing=wait)
+    return _settled(answer["servers"])
 
 
 def _steps(answer: Document) -> list[str]:
@@ -69,35 +71,45 @@ def _steps(answer: Document) -> list[str]:
         if step["action"] != "keep":
             reasons = ", ".join(step["reasons"])
             lines.append(tables.printable(f"{step['action']} {step['server']}" + (f": {reasons}" if reasons else "")))
-    return lines
+    return lines + [tables.printable(line) for line in answer.get("settings", ())]
 
 
 def change(client: Client, verb: str, servers: Iterable[str], *, wait: bool) -> int:
-    """`llamad start`, `stop` and `restart`: the state of each server, once settled with `wait`; 1 where one failed."""
+    """`llamad start`, `stop` and `restart`: what was asked; with `wait` how each server settled, 1 where one failed."""
     answer = client.post("servers", ",".join(servers), verb, wait=wait)
-    return _settled(answer["servers"], failing=wait)
+    if wait:
+        return _settled(answer["servers"])
+    for one in answer["servers"]:
+        say(f"{one['server']}: {_ASKED[verb]}")
+    return ExitCode.OK
 
 
-def _settled(servers: Iterable[Document], *, failing: bool) -> int:
+def _settled(servers: Iterable[Document]) -> int:
     code = ExitCode.OK
     for one in servers:
         if one["error"] is not None:
             complain(LlamadError(f"{one['server']}: {one['state']}: {one['error']}", hint=one["hint"]))
         else:
             say(f"{one['server']}: {one['state']}")
-        if failing and (one["error"] is not None or one["state"] == "failed"):
+        if one["error"] is not None or one["state"] == "failed":
             code = ExitCode.FAILED
     return code
 
 
 def logs(client: Client, *, server: str, count: int | None, follow: bool) -> int:
     """`llamad logs`: time, replica and text of each line."""
-    for line in client.lines("servers", server, "logs", n=count, follow=1 if follow else None):
+    (asked,) = client.get("status", server=server)["servers"]
+    name = asked["name"]  # `server` may be an alias
+    if asked["url"] is not None:
+        raise LlamadError(
+            f"llamad does not run {name}, and so has no log of it", hint=f"look where {asked['url']} is run"
+        )
+    for line in client.lines("servers", name, "logs", n=count, follow=1 if follow else None):
         if line["lost"]:
             warn([f"{line['lost']} lines were lost: they came faster than they were read"])
-        print(f"{line['at']} {server}/{line['replica']} {tables.printable(line['text'])}", flush=follow)
+        print(f"{line['at']} {name}/{line['replica']} {tables.printable(line['text'])}", flush=follow)
     if follow:
-        raise UnavailableError(f"the log of {server} has ended", hint="the server was removed, or llamad has ended")
+        raise UnavailableError(f"the log of {name} has ended", hint="the server was removed, or llamad has ended")
     return ExitCode.OK
 
 

@@ -81,7 +81,7 @@ def replica_name(server: Document, replica: Document) -> str:
 def note(server: Document, replica: Document) -> str:
     """What a person should know of a replica, in one line; nothing where all is well."""
     if replica["state"] == "loading" and replica["load_progress"] is not None:
-        return f"{replica['load_progress']:.0%}"
+        return f"loading {replica['load_progress']:.0%}"
     parts = []
     if replica["state"] not in ("ready", "stopped") and replica["last_error"] is not None:
         parts.append(with_hint(replica["last_error"], replica["hint"]))
@@ -183,7 +183,7 @@ def _states(status: Document) -> Iterator[tuple[str, tuple[str, str]]]:
                 for one in server["replicas"]
             ):
                 name += " (old)"
-            yield name, (replica["state"], note(server, replica))
+            yield name, (replica["state"], note(server, replica).removeprefix("loading "))  # the state says so
 
 
 def models_table(models: Document) -> Table:

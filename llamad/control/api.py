@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from llamad.errors import (
     UsageError,
 )
 
+log = logging.getLogger(__name__)
 MAX_BODY = 64 << 10
 MAX_LINES = 100_000
 Admit = Callable[[int], None]
@@ -139,27 +141,32 @@ class _Api:
         outcome = await self._operations.plan()
         answer: PlanDocument = {
             "steps": [step_document(step) for step in outcome.steps],
+            "settings": list(outcome.settings),
             "problems": list(outcome.problems),
         }
         return web.json_response(answer)
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
-        outcome = await self._operations.reload(wait=_flag(_query(request, "wait"), "wait"))
+        wait = _flag(_query(request, "wait"), "wait")
+        _tell_order(request, "reload")
+        outcome = await self._operations.reload(wait=wait)
         return web.json_response(_reload_document(outcome))
 
     async def change(self, request: web.Request) -> web.StreamResponse:
         wait = _flag(_query(request, "wait"), "wait")
-        names = tuple(dict.fromkeys(request.match_info["names"].split(",")))
+        asked = request.match_info["names"].split(",")
+        names = tuple(dict.fromkeys(self._name_of(name) for name in asked))  # one that is unknown changes nothing
         verbs = {"start": self._operations.start, "stop": self._operations.stop, "restart": self._operations.restart}
-        settled = await verbs[request.match_info["verb"]](names, wait=wait)
+        verb = request.match_info["verb"]
+        for name in names:
+            _tell_order(request, verb, server=name)
+        settled = await verbs[verb](names, wait=wait)
         return web.json_response({"servers": _settled_documents(settled)})
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "n", "follow")
-        self._operations.status(request.match_info["name"])  # an unknown server is a 404, not a stream that fails
-        lines = self._operations.logs(
-            request.match_info["name"], last=_count(query, "n"), follow=_flag(query, "follow")
-        )
+        name = self._name_of(request.match_info["name"])  # an unknown server is a 404, not a stream that fails
+        lines = self._operations.logs(name, last=_count(query, "n"), follow=_flag(query, "follow"))
         return await self._stream(request, lines)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
@@ -172,6 +179,7 @@ class _Api:
 
     async def upgrade(self, request: web.Request) -> web.StreamResponse:
         _query(request)
+        _tell_order(request, "upgrade")
         await self._operations.upgrade()
         return web.json_response({}, status=202)
 
@@ -179,6 +187,11 @@ class _Api:
         """llamad ends: whoever follows is let go at once, since a stream has no end of its own."""
         for task in self._streams:
             task.cancel()
+
+    def _name_of(self, asked: str) -> str:
+        """The server's own name, where an alias may have been asked; UnknownServerError."""
+        (server,) = self._operations.status(asked)["servers"]
+        return server["name"]
 
     async def _stream(
         self, request: web.Request, documents: AsyncGenerator[StatusDocument, None] | AsyncGenerator[LogDocument, None]
@@ -206,6 +219,14 @@ class _Api:
 
 def _line(document: object) -> bytes:
     return json.dumps(document).encode() + b"\n"
+
+
+def _tell_order(request: web.Request, verb: str, **fields: str) -> None:
+    """What somebody orders is in the journal, with who it was: its effects alone would not tell."""
+    assert request.transport is not None
+    peer = peer_of(request.transport.get_extra_info("socket").fileno())
+    who = f"uid {peer.uid}, pid {peer.pid}"  # no name: a user database in the network would hold up everything
+    log.info("%s: asked over the control socket by %s", verb, who, extra={"event": "order", **fields})
 
 
 def _query(request: web.Request, *known: str) -> Mapping[str, str]:
@@ -238,6 +259,7 @@ def _count(query: Mapping[str, str], name: str) -> int | None:
 def _reload_document(outcome: ReloadOutcome) -> ReloadDocument:
     return {
         "steps": [step_document(step) for step in outcome.steps],
+        "settings": list(outcome.settings),
         "problems": list(outcome.problems),
         "servers": _settled_documents(outcome.settled),
     }

@@ -26,12 +26,13 @@ class Settled:
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
     """What a reload did, or would do. `problems` are lines that did not refuse it (a new server's model is missing);
-    `settled` are the touched servers, empty where nobody waited.
+    `settled` are the touched servers, empty where nobody waited; `settings` what changed beside servers, in words.
     """
 
     steps: tuple[Step, ...]
     problems: tuple[str, ...] = ()
     settled: tuple[Settled, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 class Operations(Protocol):

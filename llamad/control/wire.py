@@ -93,9 +93,12 @@ class StepDocument(TypedDict):
 
 
 class PlanDocument(TypedDict):
-    """What a reload would do now. `problems` are those that would not refuse it."""
+    """What a reload would do now: `steps` to servers, `settings` beside them in words. `problems` are those that
+    would not refuse it, and what an operator should know of servers that stay as they are.
+    """
 
     steps: list[StepDocument]
+    settings: list[str]
     problems: list[str]
 
 
@@ -112,6 +115,7 @@ class ReloadDocument(TypedDict):
     """What an accepted reload did. `servers` are those it touched, once settled; empty where nobody waited."""
 
     steps: list[StepDocument]
+    settings: list[str]
     problems: list[str]
     servers: list[SettledDocument]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llamad.config.model import ServerConfig
+from llamad.config.model import Config, ServerConfig
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 
@@ -84,6 +84,18 @@ def _launch_reasons(old: Intent, new: Intent) -> tuple[str, ...]:
 def changes(old: ServerConfig, new: ServerConfig) -> Iterator[str]:
     """Every key that differs, as `key.path old -> new`; the environment's values are not shown: they may be secrets."""
     yield from _changes("", old, new)
+
+
+def changed_settings(old: Config, new: Config) -> Iterator[str]:
+    """What differs beside servers, a line a section: `gateway: listen [127.0.0.1:80] -> []`, or `startup a -> b`."""
+    for field in type(old).model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if field == "servers" or before == after:
+            continue
+        if isinstance(before, BaseModel):
+            yield f"{field}: " + ", ".join(_changes("", before, after))
+        else:
+            yield from _changes(field, before, after)
 
 
 def _changes(path: str, old: Any, new: Any) -> Iterator[str]:

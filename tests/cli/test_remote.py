@@ -62,8 +62,13 @@ async def test_plan_prints_what_would_change(capsys: Captured) -> None:
         operations.steps = ()
         operations.notes = ("a.yaml:1:1: servers.x.model: is not there",)
         assert await run(path, "plan") == 0
+        operations.notes, operations.settings = (), ("gateway: max_body 1 -> 2",)
+        assert await run(path, "plan") == 0
+        assert await run(path, "reload") == 0
     out, err = capsys.readouterr()
-    assert out == "replace qwen: args.ctx_size 4096 -> 8192, gpus unset -> [0]\nstop old\nnothing would change\n"
+    assert out == "replace qwen: args.ctx_size 4096 -> 8192, gpus unset -> [0]\nstop old\nnothing would change\n" + (
+        "gateway: max_body 1 -> 2\n" * 2
+    )
     assert err == "a.yaml:1:1: servers.x.model: is not there\n"
 
 
@@ -100,15 +105,22 @@ async def test_reload_is_1_where_a_touched_server_failed(capsys: Captured) -> No
     assert err == "llamad: qwen: failed: the model is missing\nhint: put it there\n"
 
 
-@pytest.mark.parametrize(("verb", "state"), [("start", "ready"), ("stop", "stopped"), ("restart", "ready")])
-async def test_verbs_on_servers(verb: str, state: str, capsys: Captured) -> None:
+@pytest.mark.parametrize(
+    ("verb", "asked", "state"),
+    [
+        ("start", "will be started", "ready"),
+        ("stop", "will be stopped", "stopped"),
+        ("restart", "will be restarted", "ready"),
+    ],
+)
+async def test_verbs_on_servers(verb: str, asked: str, state: str, capsys: Captured) -> None:
     operations = FakeOperations()
     async with daemon(operations) as path:
         assert await run(path, verb, "embed") == 0
         assert await run(path, verb, "qwen", "embed", "--wait") == 0
         operations.broken = frozenset({"embed"})
         assert await run(path, verb, "embed", "--wait") == 1
-    assert capsys.readouterr().out == f"embed: stopped\nqwen: {state}\nembed: {state}\n"
+    assert capsys.readouterr().out == f"embed: {asked}\nqwen: {state}\nembed: {state}\n"
     assert operations.calls == [(verb, "embed", False), (verb, "qwen", "embed", True), (verb, "embed", True)]
 
 
@@ -122,6 +134,22 @@ async def test_logs_are_lines_that_can_be_grepped(capsys: Captured) -> None:
     at = "1970-01-01T00:00:01.500Z qwen/0"
     assert out == f"{at} ready\n{at} warn\n{at} late\n"
     assert err == "7 lines were lost: they came faster than they were read\n"
+
+
+async def test_a_log_that_is_asked_by_alias_names_the_server(capsys: Captured) -> None:
+    async with daemon() as path:
+        assert await run(path, "logs", "q", "-n", "1") == 0
+    assert capsys.readouterr().out == "1970-01-01T00:00:01.500Z qwen/0 ready\n"
+
+
+async def test_a_server_that_llamad_does_not_run_has_no_log(capsys: Captured) -> None:
+    async with daemon(FakeOperations(external=frozenset({"embed"}))) as path:
+        assert await run(path, "logs", "embed") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        err == "llamad: llamad does not run embed, and so has no log of it\nhint: look where http://embed:80 is run\n"
+    )
 
 
 async def test_models(capsys: Captured) -> None:

@@ -86,7 +86,7 @@ def test_the_status_as_plain_text() -> None:
     assert list(status_table(some_servers()).plain()) == [
         "NAME    STATE    WANTED    PID  UPTIME  RESTARTS  REQUESTS  QUEUED  TOKENS/S  MEMORY  GPU  NOTE",
         "qwen/0  ready    running  4711   12.5s         2         1       3      41.5    170M  0,1  -",
-        "qwen/1  loading  running  4712      1s         0         0       -         -       -  0,1  62%",
+        "qwen/1  loading  running  4712      1s         0         0       -         -       -  0,1  loading 62%",
         "embed   backoff  running     -       -         1         0       0         -       -  -"
         "    corrupt GGUF (download it again); next try in 4.2s",
         "spare   stopped  running     -       -         -         -       0         -       -  -"

@@ -44,12 +44,16 @@ MISSING = Failure("model-missing", "the model is missing", "put it there")
 
 @dataclass
 class FakeOperations:
-    """Servers `qwen` (ready, two replicas) and `embed` (stopped); a broken server is one in `broken`."""
+    """Servers `qwen` (ready, two replicas; alias `q`) and `embed` (stopped); a broken server is one in `broken`, one
+    that runs elsewhere is in `external`.
+    """
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     steps: tuple[Step, ...] = (Step(Action.KEEP, "embed"),)
     broken: frozenset[str] = frozenset()
+    external: frozenset[str] = frozenset()
     hang: asyncio.Event | None = None
     """Whoever waits, waits for it."""
     bug: Exception | None = None
@@ -87,15 +91,17 @@ class FakeOperations:
         if self.bug is not None:
             raise self.bug
         if server is not None:
+            server = "qwen" if server == "q" else server
             self.known(server)
         names = self.names if server is None else (server,)
-        views = [
-            ServerView(
-                ServerConfig(name=name, model=Path(f"/m/{name}.gguf")), "running", self.board.of(name), self.traffic
-            )
-            for name in names
-        ]
+        views = [ServerView(self._config(name), "running", self.board.of(name), self.traffic) for name in names]
         return status_document(version="0", ready=True, config=ConfigView(), servers=views, now=12.5)
+
+    def _config(self, name: str) -> ServerConfig:
+        if name in self.external:
+            return ServerConfig(name=name, url=f"http://{name}:80")
+        aliases = ("q",) if name == "qwen" else ()
+        return ServerConfig(name=name, model=Path(f"/m/{name}.gguf"), aliases=aliases)
 
     def watch(self, server: str | None) -> AsyncGenerator[StatusDocument, None]:
         if server is not None:
@@ -134,12 +140,12 @@ class FakeOperations:
         outcome = await self.plan()
         await self._waited("reload", wait=wait)
         touched = [step.server for step in outcome.steps if step.action is not Action.KEEP] if wait else []
-        return ReloadOutcome(outcome.steps, outcome.problems, self._settle(touched, State.READY))
+        return ReloadOutcome(outcome.steps, outcome.problems, self._settle(touched, State.READY), self.settings)
 
     async def plan(self) -> ReloadOutcome:
         if self.problems:
             raise ConfigError("the configuration was not accepted", hint="nothing was changed", problems=self.problems)
-        return ReloadOutcome(self.steps, self.notes)
+        return ReloadOutcome(self.steps, self.notes, settings=self.settings)
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         return await self._change("start", servers, State.READY, wait=wait)

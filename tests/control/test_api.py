@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -39,11 +40,14 @@ async def test_status_of_all_and_of_one() -> None:
 
 
 async def test_plan_tells_the_steps_and_changes_nothing() -> None:
-    operations = FakeOperations(steps=(REPLACE,), notes=("a.yaml:1:1: not there yet",))
+    operations = FakeOperations(
+        steps=(REPLACE,), notes=("a.yaml:1:1: not there yet",), settings=("startup settle -> strict",)
+    )
     async with daemon(operations) as path:
         answer = body(await ask(path, "GET /v1/plan"))
     assert answer == {
         "steps": [{"action": "replace", "server": "qwen", "reasons": ["args.ctx_size 4096 -> 8192"]}],
+        "settings": ["startup settle -> strict"],
         "problems": ["a.yaml:1:1: not there yet"],
     }
     assert operations.calls == []
@@ -86,6 +90,28 @@ async def test_servers_are_started_stopped_and_restarted(verb: str, state: str) 
     assert now == {"servers": [{"server": "embed", "state": "stopped", "error": None, "hint": None}]}
     assert [(one["server"], one["state"]) for one in then["servers"]] == [("qwen", state), ("embed", state)]
     assert operations.calls == [(verb, "embed", False), (verb, "qwen", "embed", True)]
+
+
+async def test_orders_are_in_the_journal_once_with_who_gave_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "llamad")
+    async with daemon() as path:
+        for line in (
+            "POST /v1/servers/q,embed,qwen/stop",
+            "POST /v1/servers/nope/stop",
+            "GET /v1/status",
+            "GET /v1/plan",
+        ):
+            await ask(path, line)
+        await ask(path, "POST /v1/reload")
+        await ask(path, "POST /v1/upgrade")
+    who = f"asked over the control socket by uid {os.geteuid()}, pid {os.getpid()}"
+    orders = [(vars(one).get("server"), one.getMessage()) for one in caplog.records if vars(one)["event"] == "order"]
+    assert orders == [
+        ("qwen", f"stop: {who}"),
+        ("embed", f"stop: {who}"),
+        (None, f"reload: {who}"),
+        (None, f"upgrade: {who}"),
+    ]
 
 
 async def test_one_unknown_name_of_several_changes_nothing() -> None:

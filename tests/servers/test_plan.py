@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from llamad.config.model import HealthPolicy, StopPolicy
+from llamad.config.model import Config, ControlConfig, GatewayConfig, HealthPolicy, LogConfig, QueueConfig, StopPolicy
 from llamad.servers.board import Failure
-from llamad.servers.plan import Action, Intent, changes, diff
+from llamad.servers.plan import Action, Intent, changed_settings, changes, diff
 from tests.builders import a_launch
 from tests.stories import a_server, an_intent
 
@@ -21,6 +21,25 @@ def only(old: Intent, new: Intent) -> str:
     """The one step from `old` to `new`, as words."""
     (step,) = diff({"a": old}, {"a": new})
     return str(step)
+
+
+@pytest.mark.parametrize(
+    ("new", "lines"),
+    [
+        ({}, []),
+        ({"servers": {"a": a_server("a")}}, []),
+        ({"startup": "strict", "llama_server": "/x"}, ["llama_server llama-server -> /x", "startup settle -> strict"]),
+        ({"log": LogConfig(level="debug")}, ["log: level info -> debug"]),
+        ({"control": ControlConfig(socket=Path("/s"))}, ["control: socket unset -> /s"]),
+        (
+            {"gateway": GatewayConfig(listen=(), queue=QueueConfig(size=3), memory_budget={0: 5})},
+            ["gateway: listen [127.0.0.1:8080] -> [], queue.size 512 -> 3, memory_budget.0 unset -> 5"],
+        ),
+    ],
+)
+def test_what_changed_beside_servers_is_told_a_line_a_section(new: dict[str, Any], lines: list[str]) -> None:
+    models = Path("/m")
+    assert list(changed_settings(Config(models_dir=models), Config(models_dir=models, **new))) == lines
 
 
 def test_new_and_gone() -> None:
