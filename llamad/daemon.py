@@ -33,7 +33,6 @@ from llamad.servers.around import Around
 from llamad.servers.board import Board
 from llamad.servers.fleet import Fleet
 from llamad.servers.inspection import inspect
-from llamad.servers.intents import intents
 from llamad.servers.launcher import ProcessLauncher
 from llamad.servers.ledger import Ledger
 from llamad.servers.probe import probe
@@ -157,9 +156,10 @@ class Daemon:
 
     async def serve(self, watchdog: float | None) -> int:
         """Start, serve, and end in order. Returns the exit code; LlamadError where it cannot begin."""
-        loaded, config, error = await first_config(
-            self._file, self._directories, self._environ, self._front.read_keys, self._handed
-        )
+        first = await first_config(self._file, self._directories, self._environ, self._front.read_keys, self._handed)
+        config = first.config
+        if first.keys_unknown:
+            self._front.let_nobody_in()
         self._redirect_log(config)
         log.info("llamad %s starts, pid %d", __version__, os.getpid(), extra={"event": "start"})
         verbs = Verbs(
@@ -179,11 +179,11 @@ class Daemon:
                 try:
                     async with self._fleet:
                         await take_over(
-                            intents(config, loaded), self._fleet, self._launcher, self._groups, self._notifier,
+                            first.wanted, self._fleet, self._launcher, self._groups, self._notifier,
                             self._directories, self._handed,
                         )  # fmt: skip
-                        self._reloader.accept(loaded, config)
-                        self._reloader.error = error
+                        self._reloader.accept(first.loaded, config)
+                        self._reloader.error = first.error
                         async with self._front.open(config, self._handed):
                             code = await self._live(config)
                         if self._upgrading:

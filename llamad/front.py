@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from llamad import __version__
 from llamad.config.model import Config, ServerConfig
 from llamad.gateway.gateway import Gateway, inherit
-from llamad.gateway.keys import NO_KEYS, load_keys
+from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, load_keys
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.host.pulse import Pulse
@@ -57,6 +57,10 @@ class Front:
         if not problems:
             self._keys = keys
         return tuple(str(problem) for problem in problems)
+
+    def let_nobody_in(self) -> None:
+        """Until keys were read, no request is anybody's."""
+        self._keys = NOBODYS_KEYS
 
     def accept(self, config: Config) -> None:
         """This configuration holds from now on; the gateway follows soon."""

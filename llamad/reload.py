@@ -6,13 +6,13 @@ so a change is coalesced, never lost.
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamad.accepted import emptied, keep_accepted
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config, ControlConfig
 from llamad.config.problems import ProblemKind
@@ -159,10 +159,8 @@ class Reloader:
         if config is None:
             wrong = tuple(str(one) for one in loaded.problems if one.kind is ProblemKind.TEXT)
             raise ConfigError(f"{len(wrong)} problem{'s' if len(wrong) != 1 else ''} in {self._file}", problems=wrong)
-        if self._fleet.configs and (mistake := emptied(self._file, config)):
-            raise ConfigError(
-                "the file is empty", hint="to stop every server, write `servers: {}`", problems=(mistake,)
-            )
+        if mistake := emptied(loaded, self._fleet.configs, self._file, self._directories):
+            raise ConfigError("the file is empty", hint="to stop its servers, write `servers: {}`", problems=(mistake,))
         if wrong := await aside(self._verify, config):
             raise ConfigError("what it refers to is not usable", problems=wrong)
         wanted = intents(config, loaded)
@@ -176,37 +174,3 @@ def _refuse(asked: list[asyncio.Future[Applied]], error: LlamadError) -> None:
     for answer in asked:
         if not answer.done():
             answer.set_exception(error)
-
-
-def emptied(file: Path, config: Config) -> str | None:
-    """The problem line where the file is empty, which is a mistake and no wish while servers run; else None."""
-    try:
-        empty = not config.servers and not file.read_bytes().strip()
-    except OSError:
-        return None
-    return f"{file}:1:1: the file is empty, but servers run: taken for a mistake" if empty else None
-
-
-def accepted_file(file: Path, directories: Directories) -> Path:
-    """Where a copy of the last accepted configuration is kept, for a restart while the file on disk is broken."""
-    return directories.runtime / "accepted" / file.name
-
-
-def keep_accepted(files: tuple[Path, ...], file: Path, directories: Directories) -> None:
-    """Copy what was accepted; a copy that cannot be made costs only the comfort. Nothing is done where it is the copy
-    itself that was read.
-    """
-    target = accepted_file(file, directories)
-    if target in files:
-        return
-    fresh = target.parent.with_suffix(".new")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700, parents=True)
-        (fresh / "conf.d").mkdir()
-        for one in files:
-            shutil.copyfile(one, fresh / file.name if one == file else fresh / "conf.d" / one.name)
-        shutil.rmtree(target.parent, ignore_errors=True)
-        fresh.rename(target.parent)
-    except OSError as error:
-        log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from llamad import reload as module
+from llamad.accepted import accepted_file, emptied, keep_accepted
+from llamad.config.loader import Loaded
 from llamad.config.model import Config
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
-from llamad.reload import Reloader, accepted_file, keep_accepted
+from llamad.reload import Reloader
 from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Action
 from tests.builders import fake_binary, gguf
@@ -29,6 +32,7 @@ class House:
         self.fleet = fleet
         self.file = folder / "llamad.yaml"
         self.directories = Directories(folder / "run", folder / "state", folder / "cache")
+        self.directories.runtime.mkdir()
         self.binary = fake_binary(folder)
         (folder / "m.gguf").write_bytes(gguf())
         self.accepted: list[Config] = []
@@ -275,6 +279,7 @@ def test_a_bug_in_reading_ends_no_server(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_drop_ins_are_kept_with_the_file_and_old_ones_are_not(tmp_path: Path) -> None:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    directories.runtime.mkdir()
     file, drop_in = tmp_path / "llamad.yaml", tmp_path / "conf.d" / "10.yaml"
     drop_in.parent.mkdir()
     file.write_text("1")
@@ -293,6 +298,7 @@ def test_a_copy_that_cannot_be_made_costs_a_line_and_not_the_old_copy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    directories.runtime.mkdir()
     file = tmp_path / "llamad.yaml"
     file.write_text("1")
     keep_accepted((file,), file, directories)
@@ -301,6 +307,66 @@ def test_a_copy_that_cannot_be_made_costs_a_line_and_not_the_old_copy(
     assert caplog.records[0].getMessage().startswith("cannot keep a copy of the configuration: ")
 
 
+def test_the_old_copy_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    directories.runtime.mkdir()
+    file = tmp_path / "llamad.yaml"
+    file.write_text("1")
+    keep_accepted((file,), file, directories)
+    copy = accepted_file(file, directories)
+    seen = []
+    for module, name in ((os, "replace"), (shutil, "copyfile"), (shutil, "rmtree")):
+        real = getattr(module, name)
+
+        def look(*args: Any, real: Callable[..., object] = real, **given: Any) -> None:
+            seen.append(copy.read_text())
+            real(*args, **given)
+            seen.append(copy.read_text())
+
+        monkeypatch.setattr(module, name, look)
+    file.write_text("2")
+    keep_accepted((file,), file, directories)
+    assert seen == ["1", "1", "1", "2", "2", "2"]
+    assert len(list(directories.runtime.iterdir())) == 2, "the old one is gone"
+
+
 def test_a_file_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:
     nothing = Config.model_validate({"servers": {}, "models_dir": "/models"})
-    assert module.emptied(tmp_path / "gone", nothing) is None
+    file = tmp_path / "gone"
+    for config in (nothing, None):
+        loaded = Loaded(config, (), (file,), {})
+        assert emptied(loaded, ["a"], file, Directories(tmp_path, tmp_path, tmp_path)) is None
+
+
+def test_an_emptied_drop_in_stops_nobody_and_one_that_always_was_is_no_matter(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            folder = house.file.parent / "conf.d"
+            folder.mkdir()
+            house.configure(a={})
+            b = f"servers: {{b: {{model: {house.folder}/m.gguf}}}}"
+            (folder / "b.yaml").write_text(b)
+            (folder / "empty.yaml").touch()
+            await house.reloader.reload()
+            (folder / "b.yaml").write_text("")
+            with pytest.raises(ConfigError) as refused:
+                await house.reloader.reload()
+            assert refused.value.problems == (
+                f"{folder}/b.yaml:1:1: the file is empty, but servers run: taken for a mistake",
+            )
+            assert list(house.fleet.configs) == ["a", "b"]
+            (folder / "b.yaml").unlink()
+            (folder / "new.yaml").touch()
+            assert (await house.reloader.reload()).touched == ("b",)
+            (folder / "b.yaml").write_text(b)
+            await house.reloader.reload()
+            whole = house.file.read_text()
+            house.file.write_text("llama_server: " + str(house.binary))
+            assert (await house.reloader.reload()).touched == ("a",)
+            house.file.write_text(whole)
+            await house.reloader.reload()
+            house.file.write_text("")  # others have servers, and still it is a mistake
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+
+    tell(story)

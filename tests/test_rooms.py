@@ -17,6 +17,7 @@ FLOORS = {
     "config": 2,
     "metrics": 2,
     "servers": 3,
+    "accepted": 3,
     "gateway": 4,
     "control": 4,
     "reload": 4,

@@ -55,6 +55,8 @@ class Keys:
 
 
 NO_KEYS = Keys({})
+NOBODYS_KEYS = Keys({b"": "nobody"})
+"""A key is asked, and none is right: no digest is empty."""
 
 
 def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
