@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llamad.accepted import accepted_file, emptied
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
 from llamad.config.problems import ProblemKind
@@ -18,8 +20,8 @@ from llamad.host.dirs import Directories
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.reap import STOPPING_MARK
-from llamad.reload import accepted_file, emptied
 from llamad.servers.fleet import Fleet
+from llamad.servers.intents import intents
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
 from llamad.servers.ledger import read_ledger
 from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
@@ -60,35 +62,88 @@ def only_one(directories: Directories) -> Iterator[None]:
         os.close(fd)
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """What a llamad starts with. `error` is why it is not what is on disk (None: it is); with `keys_unknown` nobody may
+    be let in.
+    """
+
+    loaded: Loaded
+    config: Config
+    wanted: Mapping[str, Intent]
+    error: str | None = None
+    keys_unknown: bool = False
+
+
 async def first_config(
     file: Path,
     directories: Directories,
     environ: Mapping[str, str],
     read_keys: Callable[[Config], tuple[str, ...]],
     handed: Mapping[str, list[int]],
-) -> tuple[Loaded, Config, str | None]:
-    """The configuration to start with; where an earlier llamad left servers running and the file is broken or
-    emptied by now, the last one that was accepted, and the error.
+) -> First:
+    """The configuration to start with. Where an earlier llamad left servers running they go on whatever is wrong with
+    the files by now: with the configuration that was accepted last, or, where only the API keys cannot be had, with a
+    gateway that lets nobody in. ConfigError where nothing can be started.
     """
     inherits = any(name.startswith(PID_FD) for name in handed)
-    loaded = await asyncio.to_thread(load, file, directories, environ=environ)
-    mistake = emptied(file, loaded.config) if inherits and loaded.config is not None else None
-    if loaded.config is not None and mistake is None:
-        if wrong := await asyncio.to_thread(read_keys, loaded.config):
-            raise ConfigError("the API keys are not usable", problems=wrong)
-        for problem in loaded.problems:
+    first, wrong = await _as_written(file, directories, environ, read_keys, inherits=inherits)
+    if first is not None and not wrong:
+        for problem in first.loaded.problems:
             log.warning("%s", problem, extra={"event": "config-remark"})
-        return loaded, loaded.config, None
-    wrong = (mistake,) if mistake else _text_problems(loaded)
-    accepted = accepted_file(file, directories)
-    if inherits and accepted.exists():
-        kept = await asyncio.to_thread(load, accepted, directories, environ=environ)
-        if kept.config is not None and not await asyncio.to_thread(read_keys, kept.config):
-            for line in wrong:
-                log.error("%s", line, extra={"event": "config-problem"})
-            log.error("the configuration is broken: the last accepted one goes on", extra={"event": "config-kept"})
-            return kept, kept.config, "\n".join(wrong)
-    raise ConfigError(f"{file} is not accepted", hint="nothing was started", problems=wrong)
+        return first
+    kept = await _as_accepted(file, directories, environ, read_keys) if inherits else None
+    go_on = kept or (first if inherits else None)
+    if go_on is None:
+        raise ConfigError(f"{file} is not accepted", hint="nothing was started", problems=wrong)
+    for line in wrong:
+        log.error("%s", line, extra={"event": "config-problem"})
+    which = "the last accepted one" if kept else "what runs"
+    log.error("the configuration is not usable: %s goes on", which, extra={"event": "config-kept"})
+    if go_on.keys_unknown:
+        log.error("the API keys are not usable: nobody is let in until they are", extra={"event": "keys-unknown"})
+    return replace(go_on, error="\n".join(wrong))
+
+
+async def _as_written(
+    file: Path,
+    directories: Directories,
+    environ: Mapping[str, str],
+    read_keys: Callable[[Config], tuple[str, ...]],
+    *,
+    inherits: bool,
+) -> tuple[First | None, tuple[str, ...]]:
+    """What is on disk, and why it is not to be started with; None where nothing can be started with it."""
+    try:
+        loaded = await asyncio.to_thread(load, file, directories, environ=environ)
+        config = loaded.config
+        if config is None:
+            return None, _text_problems(loaded)
+        running = {record.server for record in read_ledger(directories.ledger).records} if inherits else ()
+        if mistake := emptied(loaded, running, file, directories):
+            return None, (mistake,)
+        wrong = await asyncio.to_thread(read_keys, config)
+        return First(loaded, config, intents(config, loaded), keys_unknown=bool(wrong)), wrong
+    except Exception as error:
+        if not inherits:
+            raise
+        log.exception("a bug in llamad", extra={"event": "bug"})  # no reason to end a model
+        return None, (f"a bug in llamad: {error!r}",)
+
+
+async def _as_accepted(
+    file: Path, directories: Directories, environ: Mapping[str, str], read_keys: Callable[[Config], tuple[str, ...]]
+) -> First | None:
+    """What was accepted last, where there is a copy that can still be read."""
+    copy = accepted_file(file, directories)
+    if not copy.exists():
+        return None
+    loaded = await asyncio.to_thread(load, copy, directories, environ=environ, copy_of=file)
+    if loaded.config is None:
+        return None
+    wrong = bool(await asyncio.to_thread(read_keys, loaded.config))
+    wrong |= any(problem.path.startswith("gateway.") for problem in loaded.problems)  # it asks for keys, and has none
+    return First(loaded, loaded.config, intents(loaded.config, loaded), keys_unknown=wrong)
 
 
 def _text_problems(loaded: Loaded) -> tuple[str, ...]:
