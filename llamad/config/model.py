@@ -5,7 +5,6 @@ editor shows. Bounds that need more than one server (ports, aliases) are in `che
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +17,7 @@ from llamad.config.values import (
     Count,
     Duration,
     EnvName,
+    FilePath,
     Flag,
     Gpus,
     HfRepo,
@@ -31,6 +31,7 @@ from llamad.config.values import (
     Text,
     Url,
     Word,
+    conflict,
 )
 from llamad.host.address import TcpAddress
 
@@ -62,7 +63,7 @@ class GatewayConfig(Section):
     """`gateway:`, the OpenAI-compatible port."""
 
     listen: Addresses = (TcpAddress("127.0.0.1", 8080),)
-    api_keys_file: Path | None = None
+    api_keys_file: FilePath | None = None
     insecure: Flag = False
     max_body: Size = 64 << 20
     queue: QueueConfig = QueueConfig()
@@ -91,7 +92,7 @@ class RestartPolicy(Section):
     @model_validator(mode="after")
     def _order(self) -> Self:
         if self.initial_delay > self.max_delay:
-            raise ValueError("initial_delay is longer than max_delay")
+            raise conflict("initial_delay is longer than max_delay", "initial_delay", "max_delay")
         return self
 
 
@@ -126,11 +127,11 @@ class ServerConfig(Section):
     """One entry of `servers:`. `name` and the absolute `model` are filled in by the loader."""
 
     name: Name
-    model: Path | None = None
+    model: FilePath | None = None
     hf_repo: HfRepo | None = None
     url: Url | None = None
     api_key_credential: Text | None = None
-    api_key_file: Path | None = None
+    api_key_file: FilePath | None = None
     llama_server: Text | None = None
     aliases: tuple[Text, ...] = ()
     gpus: Gpus = None
@@ -174,7 +175,7 @@ class Config(Section):
     """The whole configuration, files merged and `defaults` applied. `models_dir` is absolute."""
 
     llama_server: Text = "llama-server"
-    models_dir: Path
+    models_dir: FilePath
     log: LogConfig = LogConfig()
     gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig = ControlConfig()

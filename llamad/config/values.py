@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from llamad.config.units import parse_duration, parse_size
-from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress, parse_address, parse_url
+from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress, is_plain, parse_address, parse_url
 
 SERVER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 PLAIN_TEXT = r"^[^\x00-\x1f\x7f]+$"
-WORD = r"^[^\x00]*$"
 HF_REPO = r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$"
 URL = r"^http://[^/?#\s]+/?$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -22,13 +22,20 @@ GPU_UUID = r"^(GPU|MIG)-[0-9A-Za-z/-]+$"
 PATTERN_WORDS: Mapping[str, str] = {
     SERVER_NAME: "is no name: a letter or digit, then letters, digits, '.', '_', '-', 63 characters at most",
     PLAIN_TEXT: "must be text, not empty and without control characters",
-    WORD: "must not contain a NUL character",
     HF_REPO: "must be written ORG/NAME or ORG/NAME:QUANT",
     URL: "must be written http://HOST:PORT, without a path",
     ENV_NAME: "is no name of an environment variable: letters, digits and '_', no digit first",
     HOST: "must be an address or a host's name",
 }
 """What a value that does not match is told."""
+
+CONFLICT = "conflict"
+
+
+def conflict(words: str, *keys: str) -> PydanticCustomError:
+    """What a section raises whose `keys` do not go together."""
+    return PydanticCustomError(CONFLICT, "{words}", {"words": words, "keys": keys})
+
 
 Duration = Annotated[
     float,
@@ -44,7 +51,8 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Name = Annotated[str, StringConstraints(pattern=SERVER_NAME)]
 Text = Annotated[str, StringConstraints(pattern=PLAIN_TEXT)]
-Word = Annotated[str, StringConstraints(pattern=WORD)]
+Word = str
+"""What a program is given: any text (yamltree refuses what cannot be given to one)."""
 Flag = Annotated[bool, Field(strict=True)]
 Gpu = int | str
 """An index in nvidia-smi's order, or a UUID."""
@@ -59,8 +67,6 @@ def _argument(value: object) -> object:
     for item in items:
         if not isinstance(item, bool | int | float | str) and not (item is None and item is value):
             raise ValueError("must be one value or a list of values")
-        if isinstance(item, str) and "\0" in item:
-            raise ValueError(PATTERN_WORDS[WORD])
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -96,26 +102,25 @@ def _url(text: str) -> str:
 Url = Annotated[str, StringConstraints(pattern=URL), AfterValidator(_url)]
 
 
-def _addresses(value: object) -> object:
+def _address(value: object) -> object:
+    if isinstance(value, UnixAddress | TcpAddress):
+        return value
+    if isinstance(value, str):
+        return parse_address(value)
+    words = f"{value!r} is no address: write HOST:PORT, [::1]:PORT or unix:/PATH"
+    raise ValueError(words)
+
+
+def _listed(value: object) -> object:
     """One address or a list of them; null is none."""
     if value is None:
         return ()
-    items = value if isinstance(value, list | tuple) else (value,)
-    out: list[Address] = []
-    for item in items:
-        if isinstance(item, UnixAddress | TcpAddress):
-            out.append(item)
-        elif isinstance(item, str):
-            out.append(parse_address(item))
-        else:
-            words = f"{item!r} is no address: write HOST:PORT, [::1]:PORT or unix:/PATH"
-            raise ValueError(words)  # noqa: TRY004 - what pydantic collects
-    return tuple(out)
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 Addresses = Annotated[
-    tuple[Address, ...],
-    PlainValidator(_addresses),
+    tuple[Annotated[Address, PlainValidator(_address)], ...],
+    BeforeValidator(_listed),
     WithJsonSchema({"type": ["string", "array", "null"], "items": {"type": "string"}}),
 ]
 AccessLog = Annotated[
@@ -123,6 +128,16 @@ AccessLog = Annotated[
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML 1.1 reads off as false
     WithJsonSchema({"enum": ["all", "errors", "off", False]}),
 ]
+
+
+def _path(value: object) -> object:
+    if isinstance(value, str) and not (value and is_plain(value)):
+        raise ValueError(f"{value!r} {PATTERN_WORDS[PLAIN_TEXT]}")
+    return value
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+"""A file or a folder."""
 
 
 def _socket_path(value: object) -> object:
@@ -136,7 +151,7 @@ def _socket_path(value: object) -> object:
     return value
 
 
-SocketPath = Annotated[Path, BeforeValidator(_socket_path)]
+SocketPath = Annotated[FilePath, BeforeValidator(_socket_path)]
 
 
 def _gpus(value: object) -> object:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from llamad.config.model import Section
 from llamad.config.problems import Position, Problem
-from llamad.config.values import PATTERN_WORDS
+from llamad.config.values import CONFLICT, PATTERN_WORDS
 from llamad.config.yamltree import Node
 
 S = TypeVar("S", bound=Section)
@@ -63,17 +63,35 @@ def typed(
     """
     fields = [name for name in model.model_fields if name not in given]
     data, problems = _known(model, node, path, list(dict.fromkeys((*fields, *also_known))))
-    bad = frozenset[str]()
+    dropped: set[tuple[str, ...]] = set()
     while True:
         try:
-            return Typed(model.model_validate({**fallback, **data, **given}), bad, problems)
+            value = model.model_validate({**fallback, **data, **given})
+            return Typed(value, frozenset(key for key, *_ in dropped), problems)
         except ValidationError as error:
             details = error.errors(include_url=False)
-            problems += [_problem(node, path, one) for one in details]
-            wrong = frozenset(str(one["loc"][0]) for one in details)
-            assert not wrong.isdisjoint(data), details  # else this would never end
-            data = {key: value for key, value in data.items() if key not in wrong}
-            bad |= wrong
+            problems += [_problem(node, path, one) for one in details if not _rests_on(one, dropped)]
+            now = {_drop(model, data, one["loc"]) for one in details}
+            assert not now <= dropped, details  # else this would never end
+            dropped |= now
+
+
+def _drop(model: type[Section], data: dict[str, object], place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Takes what was wrong at `place` out of `data`, so that the rest can be judged: the key in its innermost section.
+    Returns its path.
+    """
+    key = str(place[0])
+    default, below = model.model_fields[key].default, data.get(key)
+    if len(place) > 1 and isinstance(default, Section) and isinstance(below, dict):
+        return (key, *_drop(type(default), below, place[1:]))
+    data.pop(key, None)
+    return (key,)
+
+
+def _rests_on(error: ErrorDetails, dropped: set[tuple[str, ...]]) -> bool:
+    """Whether a conflict is one of a default that stands in for what was wrong."""
+    section = tuple(map(str, error["loc"]))
+    return error["type"] == CONFLICT and any((*section, key) in dropped for key in error["ctx"]["keys"])
 
 
 def not_a_mapping(node: Node, path: tuple[str, ...]) -> Problem:
@@ -150,6 +168,8 @@ def _words(node: Node, error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
+    if kind == CONFLICT:
+        return str(context["words"])
     if kind in _TYPES:
         quotes = f': write "{node.text}"' if kind == "string_type" and node.text else ""
         return f"must be {_TYPES[kind]}, not {shown(node)}{quotes}"
@@ -162,4 +182,4 @@ def _words(node: Node, error: ErrorDetails) -> str:
         expected = context["expected"].replace("'", "")
         near = get_close_matches(node.text, re.split(r", | or ", expected), n=1)
         return f"must be {expected}, not {shown(node)}" + (f": did you mean {near[0]}?" if near else "")
-    return error["msg"]
+    return f"cannot be {shown(node)}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from llamad.config.problems import Position, Problem
+from llamad.host.address import is_plain
 
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
@@ -86,15 +87,21 @@ def _collection(position: Position, value: "tuple[Node, ...] | Mapping[str, Entr
 
 
 def parse_tree(file: Path, text: str) -> tuple[Node | None, list[Problem]]:
-    """Read one file's text. Returns its top value (None where nothing could be read) and what is wrong."""
+    """Read one file's text. Returns its top value (None where nothing could be read, or where a character in it can be
+    part of no value) and what is wrong.
+    """
+    problem = Problem(Position(file, 1, 1), "", "this is not valid YAML: an escape in it stands for no character")
     for parser in (_Parser, yaml.SafeLoader):  # the second time for its better words
         builder = _Builder(file)
         try:
-            return builder.document(iter(yaml.parse(text, Loader=parser))), builder.problems
+            top = builder.document(iter(yaml.parse(text, Loader=parser)))
+            return (None if builder.unfit else top), [*builder.unfit, *builder.problems]
         except _RefusedError as refused:
-            return None, [*builder.problems, refused.problem]
+            return None, [*builder.unfit, *builder.problems, refused.problem]
         except yaml.YAMLError as error:
             problem = _syntax_problem(file, text, error)
+        except (ValueError, OverflowError):  # PyYAML's own parser, of "\U00110000"
+            pass
     return None, [problem]
 
 
@@ -129,6 +136,8 @@ class _Builder:
 
     file: Path
     problems: list[Problem] = field(default_factory=list)
+    unfit: list[Problem] = field(default_factory=list)
+    """Texts that nothing can be made of: no path, no argument and no message may hold their characters."""
     anchors: dict[str, Node | None] = field(default_factory=dict)
     """None while the anchored value is still being read."""
     total: int = 0
@@ -202,7 +211,12 @@ class _Builder:
             wanted = {"int": int, "float": float, "bool": bool, "null": type(None)}.get(tag.removeprefix(_CORE))
             if wanted is None or type(value) is not wanted:
                 self._tag(event, path)
+        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+            self._unfit(event, path, "must be without NUL and without half characters (\\ud800 to \\udfff)")
         return self._counted(event, Node(self._at(event), value, text), path)
+
+    def _unfit(self, event: yaml.Event, path: tuple[str, ...], words: str) -> None:
+        self.unfit.append(Problem(self._at(event), ".".join(path), words))
 
     def _tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, path: tuple[str, ...]) -> None:
         tag = str(event.tag).replace(_CORE, "!!")
@@ -226,7 +240,9 @@ class _Builder:
             if not isinstance(key, yaml.ScalarEvent):
                 raise self._refuse(key, ".".join(path), "a key is one word or text, not a list, a mapping or an alias")
             where = self._at(key)
-            here = (*path, key.value)
+            here = (*path, key.value if is_plain(key.value) else repr(key.value))
+            if not is_plain(key.value):
+                self._unfit(key, here, "a key must be without control characters")
             node = self._node(next(events), events, here)
             if key.value == "<<" and key.implicit[0]:
                 merged += self._sources(node, here)

@@ -4,7 +4,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from llamad.config.model import ControlConfig, LogConfig, QueueConfig, Section, ServerConfig
+from llamad.config.model import ControlConfig, GatewayConfig, LogConfig, QueueConfig, Section, ServerConfig
 from llamad.config.wording import shown, typed
 from llamad.config.yamltree import Node, parse_tree
 
@@ -42,6 +42,14 @@ def test_a_wrong_key_has_its_default_and_the_others_their_value() -> None:
     assert (result.value, result.bad) == (QueueConfig(timeout=5), frozenset({"size"}))
 
 
+def test_a_wrong_key_of_a_section_takes_nothing_else_with_it() -> None:
+    result = typed(GatewayConfig, tree("{insecure: true, queue: {size: many, timeout: 5s}}"), ("s",))
+    assert (result.value, result.bad) == (
+        GatewayConfig(insecure=True, queue=QueueConfig(timeout=5)),
+        frozenset({"queue"}),
+    )
+
+
 def test_what_is_given_is_no_key() -> None:
     result = typed(ServerConfig, tree("{name: b}"), ("s",), given={"name": "a"})
     assert result.value == ServerConfig(name="a")
@@ -58,7 +66,7 @@ def test_what_is_given_is_no_key() -> None:
         (QueueConfig, "size: [1]", "1:7: s.size: must be a whole number, not a list"),
         (QueueConfig, "- size", "1:1: s: must be a mapping (key: value), not a list"),
         (QueueConfig, "xyz: 1", "1:1: s.xyz: unknown key (known are size, timeout)"),
-        (Odd, "short: abc", "1:8: s.short: String should have at most 2 characters"),
+        (Odd, "short: abc", "1:8: s.short: cannot be 'abc'"),
     ],
 )
 def test_words(model: type[Section], text: str, line: str) -> None:

@@ -135,6 +135,11 @@ def test_it_reads_the_same_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> N
     assert tree(text) == expected
 
 
+def test_an_escape_of_no_character_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamltree, "_Parser", yaml.SafeLoader)
+    assert said('a: "\\U00110000"') == ["1:1: this is not valid YAML: an escape in it stands for no character"]
+
+
 plain = st.recursive(
     st.none()
     | st.booleans()
