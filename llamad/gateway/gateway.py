@@ -65,8 +65,12 @@ class Gateway:
     async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
         """Take over an accepted configuration. Connections, and requests that wait or run, are not disturbed."""
         self._policy.apply(settings, keys)
-        self._server.limit(limits_of(settings))
+        self._server.renew(limits_of(settings))
         await self._server.apply(settings.listen)
+
+    async def withdraw(self) -> None:
+        """Listen nowhere any more, and leave no socket's file: nobody inherits what was listened on."""
+        await self._server.apply([])
 
     async def drain(self, timeout: float) -> bool:
         """Take no more connections and let running requests end, for `timeout` seconds at most; whether all did."""

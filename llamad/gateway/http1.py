@@ -44,6 +44,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What the policy said of a head, and under which configuration."""
+
+    epoch: object
+    key: str | None
+    needs_body: bool
+    cors: Headers
+
+
+@dataclass(slots=True)
 class Shape:
     """What the heads of many requests of one client have in common: all but Content-Length, and their ids."""
 
@@ -57,6 +67,8 @@ class Shape:
     """The beginning of the X-Forwarded-For line; the client's own address ends it."""
     passed: bytes
     """The other lines that an upstream gets."""
+    decided: Decided | None = None
+    """Kept here by whoever asked the policy: it need not be asked again for the same head."""
 
 
 _shapes: Memory[Shape] = Memory(entries=256, largest=2048)

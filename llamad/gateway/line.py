@@ -85,7 +85,7 @@ class Line:
 
     def ask(self, key: str | None, decided: Decided, *, retry: bool, avoid: Replica | None) -> Lease | Refusal | Ticket:
         """See Admission.ask."""
-        if avoid is None and (retry or not self.waiting):
+        if avoid is None and (retry or not self._traffic.queued):  # the same as `waiting`, which has to count
             place = pick(self._places, self._traffic.in_flight)
             if place is not None:
                 return Grant(self, place.replica, self._traffic)
@@ -166,7 +166,7 @@ class Line:
 
     def pump(self) -> None:
         """Give free places to those who wait. A release inside `decided` does not nest: this loop sees it."""
-        if self._pumping or not self.waiting:
+        if self._pumping or not self._traffic.queued:
             return
         self._pumping = True
         try:

@@ -28,6 +28,7 @@ class Caller(Protocol):
     """The client's side of a request."""
 
     keeps_alive: bool
+    cors: Headers
 
     @property
     def writing_paused(self) -> bool:
@@ -223,7 +224,7 @@ class Relay:
         exchange.stream = answer.shape.events
         if caller.writing_paused:
             self.pause()
-        out = client_head(answer, head, cors=self._shared.policy.cors(head), keep_alive=caller.keeps_alive)
+        out = client_head(answer, head, cors=caller.cors, keep_alive=caller.keeps_alive)
         if rest:
             out += following.feed(rest)
         self._answer, self._following = answer, following

@@ -106,9 +106,9 @@ def _model(head: RequestHead, body: bytes | None) -> str | None:
     """The model that the body names, else the query."""
     name = None
     if body is not None and needs_body(head):
-        kind = (head.header(b"content-type") or b"").decode("latin-1")
-        if kind[:19].lower() == "multipart/form-data":
-            name = modelname.in_form(body, kind)
+        kind = head.header(b"content-type") or b""
+        if kind[:19].lower() == b"multipart/form-data":
+            name = modelname.in_form(body, kind.decode("latin-1"))
         elif body or (not head.query and head.path in _KNOWN):
             name = modelname.in_json(body)
     return name if name is not None or not head.query else modelname.in_query(head.query)

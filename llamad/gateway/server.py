@@ -82,9 +82,10 @@ class GatewayServer:
                 await listener.open(self._inherited.pop(address, []))
         self._tell()
 
-    def limit(self, limits: Limits) -> None:
-        """New limits, for requests that come from now on."""
+    def renew(self, limits: Limits) -> None:
+        """New limits, for requests that come from now on; and what the policy decided of heads is forgotten."""
         self._shared.limits = limits
+        self._shared.epoch = object()
 
     async def drain(self, timeout: float) -> bool:
         """Take no more connections, let the requests that are there end, for `timeout` seconds at most; returns whether

@@ -86,6 +86,8 @@ class Shared:
         """Set while no client is connected."""
         self.nobody.set()
         self.draining = False
+        self.epoch = object()
+        """A new one after each change of what the policy goes by."""
         self.now = self.loop.time()
         """The time of the last sweep: near enough for deadlines of many seconds, and cheaper than the loop's."""
         self.body_bytes = 0

@@ -7,10 +7,10 @@ from typing import Protocol
 from llamad.gateway.answers import CONTINUE, own_answer
 from llamad.gateway.bodies import ChunkedBody, SizedBody, too_large
 from llamad.gateway.fields import MalformedError
-from llamad.gateway.http1 import Request
+from llamad.gateway.http1 import Decided, Request
 from llamad.gateway.relay import Relay
 from llamad.gateway.shared import Shared
-from llamad.gateway.types import Answer, Local, Route, ToServer
+from llamad.gateway.types import Answer, Headers, Local, Route, ToServer
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Turn:
         self._unread = head.chunked or bool(head.content_length)
         """Whether not all of the body was taken."""
         self.write = connection.write
+        self.cors: Headers = []
         self.keeps_alive = head.keep_alive and not shared.draining
         self.exchange = shared.policy.begin(head, connection.peer)
 
@@ -76,18 +77,22 @@ class Turn:
 
     def begin(self) -> None:
         """Decide what can be decided by the head, then take the body."""
-        shared, head = self._shared, self._request.head
-        policy, limit = shared.policy, shared.limits.max_body
-        key = policy.authorize(head)
-        if isinstance(key, Answer):
-            self.answer(key)
-            return
-        self.exchange.key = key
-        if not policy.needs_body(head):
-            self._route = policy.route(head, None)
+        shared, request = self._shared, self._request
+        head, decided = request.head, request.shape.decided
+        if decided is None or decided.epoch is not shared.epoch:
+            known = self._ask_policy()
+            if isinstance(known, Answer):
+                self.answer(known)
+                return
+            decided = request.shape.decided = known
+        self.cors = decided.cors
+        self.exchange.key = decided.key
+        if not decided.needs_body:
+            self._route = shared.policy.route(head, None)
             if isinstance(self._route, Answer):
                 self.answer(self._route)
                 return
+        limit = shared.limits.max_body
         length, connection = head.content_length, self._connection
         if not self._unread:
             self._decide(b"")
@@ -102,6 +107,14 @@ class Turn:
             if self._request.shape.expects_continue and not connection.buffer:
                 self.write(CONTINUE)
             self.read_body()
+
+    def _ask_policy(self) -> Decided | Answer:
+        """What the policy says of the head alone; or that it is not let in."""
+        shared, head = self._shared, self._request.head
+        key = shared.policy.authorize(head)
+        if isinstance(key, Answer):
+            return key
+        return Decided(shared.epoch, key, shared.policy.needs_body(head), shared.policy.cors(head))
 
     def read_body(self) -> None:
         """Take what came of the body off the connection's buffer."""

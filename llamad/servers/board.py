@@ -23,6 +23,9 @@ class ReplicaKey:
     def __str__(self) -> str:
         return f"{self.server}/{self.index}"
 
+    def __hash__(self) -> int:
+        return hash(self.server) + 31 * self.index + self.generation  # every request asks several times
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
