@@ -30,21 +30,24 @@ _ASSERT = re.compile(r"^.*?(?P<what>[^/\s]+:\d+: GGML_ASSERT\(.*|[^/\s]+\.(?:c|c
 _WHAT = re.compile(r"^\s*what\(\):\s+(?P<what>.+)")
 
 
-def diagnose(ended: Exit, last_lines: Sequence[str], *, gpus_asked: bool, oom_kills: int = 0) -> Failure:
+def diagnose(
+    ended: Exit, last_lines: Sequence[str], *, gpus_asked: bool, oom_kills: int = 0, server: str = "NAME"
+) -> Failure:
     """Name the cause of an end that nobody at llamad asked for.
 
     `last_lines` are the last lines of the process, oldest first; `gpus_asked` whether the config gives it GPUs;
-    `oom_kills` the count of `oom_kill` in its control group's memory.events since it started. Never raises.
+    `oom_kills` the count of `oom_kill` in its control group's memory.events since it started, `server` what commands
+    in hints name. Never raises.
     """
     ended = _through_a_shell(ended)
     if ended.signal is not None:
-        return _by_signal(ended, last_lines, oom_kills)
+        return _by_signal(ended, last_lines, oom_kills, server)
     found = find_cause(last_lines, _ANY) if ended.code != 0 else None
     if found is not None:
         return found
     if gpus_asked and any(gpu_missing(line) for line in last_lines):
         return GPU_MISSING
-    return _by_code(ended, last_lines)
+    return _by_code(ended, last_lines, server)
 
 
 def _through_a_shell(ended: Exit) -> Exit:
@@ -54,11 +57,11 @@ def _through_a_shell(ended: Exit) -> Exit:
     return ended
 
 
-def _by_code(ended: Exit, lines: Sequence[str]) -> Failure:
+def _by_code(ended: Exit, lines: Sequence[str], server: str) -> Failure:
     words = _last_words(lines)
     if ended.code is None:
         message = f"it ended unseen; {words}" if words else "it ended unseen, without a word"
-        return Failure("ended", message, "see its log: `llamad logs NAME`")
+        return Failure("ended", message, f"see its log: `llamad logs {server}`")
     if ended.code == 0:
         return Failure(
             "ended",
@@ -72,10 +75,10 @@ def _by_code(ended: Exit, lines: Sequence[str]) -> Failure:
         what = "llama_server cannot be executed (exit code 126)"
         return Failure("not-executable", what, "chmod +x it, and check the noexec of its file system", permanent=True)
     message = f"it ended with exit code {ended.code}" + (f"; {words}" if words else ", without a word")
-    return Failure("exit-code", message, "see its log: `llamad logs NAME`")
+    return Failure("exit-code", message, f"see its log: `llamad logs {server}`")
 
 
-def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int) -> Failure:
+def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -> Failure:
     match ended.signal:
         case signals.SIGKILL if oom_kills:
             return Failure(
@@ -118,7 +121,7 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int) -> Failure:
             )
         case number:
             assert number is not None
-            return Failure("killed", f"it was {ended}", "see its log: `llamad logs NAME`, and `journalctl -k`")
+            return Failure("killed", f"it was {ended}", f"see its log: `llamad logs {server}`, and `journalctl -k`")
 
 
 def _aborted(lines: Sequence[str]) -> Failure:

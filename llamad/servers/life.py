@@ -97,7 +97,7 @@ class Life:
                 figures_at = now + FIGURES_EVERY
                 self._figures(deadline, now)
             if deadline.stalled(now):
-                return _stalled(deadline.stall_timeout)
+                return _stalled(self._key.server, deadline.stall_timeout)
             await self._wait(poll_delay(now - began))
         return failure
 
@@ -173,6 +173,7 @@ class Life:
                 tuple(self._listener.last_lines),
                 gpus_asked=self._running.launch.gpus_asked,
                 oom_kills=self._child.oom_kills(),
+                server=self._key.server,
             )
         return self._listener.verdict
 
@@ -194,11 +195,11 @@ def _size(model: Path | None) -> int | None:
         return None
 
 
-def _stalled(timeout: float) -> Failure:
+def _stalled(server: str, timeout: float) -> Failure:
     return Failure(
         "load-stalled",
         f"did not get on with loading for {format_duration(timeout)}: no log line, no memory, no reads",
-        "look at `llamad logs`; a slow disk wants a longer health.load_stall_timeout",
+        f"look at `llamad logs {server}`; a slow disk wants a longer health.load_stall_timeout",
     )
 
 

@@ -356,6 +356,11 @@ def test_an_abort_quotes_its_reason(line: str, says: str) -> None:
     assert found.message.endswith(says)
 
 
+@pytest.mark.parametrize("ended", [Exit(), Exit(3), Exit(signal=40)])
+def test_a_hint_names_the_server_in_the_command(ended: Exit) -> None:
+    assert "`llamad logs qwen`" in (diagnose(ended, [], gpus_asked=False, server="qwen").hint or "")
+
+
 @pytest.mark.parametrize(("code", "cause"), [(127, "binary-missing"), (126, "not-executable"), (3, "exit-code")])
 def test_exit_codes_without_a_word(code: int, cause: str) -> None:
     assert diagnose(Exit(code), ["", " "], gpus_asked=False, oom_kills=0).cause == cause

@@ -60,6 +60,8 @@ def test_a_load_that_stands_still_is_ended_and_named() -> None:
             async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
                 await one.until(State.BACKOFF)
                 assert one.cause == "load-stalled"
+                assert one.view.last_error is not None
+                assert "`llamad logs a`" in (one.view.last_error.hint or "")
                 assert asyncio.get_running_loop().time() == pytest.approx(10, abs=1)
                 assert world.machine.children[0].got_kill
 
