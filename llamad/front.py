@@ -72,6 +72,7 @@ class Front:
         """Listen for the time of the block; at its end, requests that are there may end. Takes what it can use out of
         `handed`, and closes the rest.
         """
+        inherited = inherit(handed, config.gateway.listen)
         gateway = Gateway(
             self._fleet,
             config.gateway,
@@ -80,7 +81,7 @@ class Front:
             wanted=self._fleet.wanted,
             external_key=self._external_key,
             report=self._report,
-            inherited=inherit(handed, config.gateway.listen),
+            inherited=inherited,
         )
         for name in list(handed):  # of addresses that are not listened on any more, and what is foreign
             if not (useless := handed.pop(name)):
@@ -95,6 +96,8 @@ class Front:
             finally:
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
+                if not self._can_store and not any(inherited.values()):  # what systemd made is systemd's to remove
+                    await gateway.withdraw()
                 await gateway.drain(self._longest_drain())
 
     async def _follow(self, gateway: Gateway) -> None:

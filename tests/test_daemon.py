@@ -211,6 +211,17 @@ def test_sigkill_leaves_no_child_and_the_next_one_starts_clean() -> None:
         assert one.end() == 0
 
 
+def test_the_unix_socket_of_the_gateway_is_gone_after_a_clean_end() -> None:
+    with a_llamad() as one:
+        path = one.folder / "g.sock"
+        one.configure({"a": {}}, gateway={"listen": f"unix:{path}"})
+        one.start()
+        one.wait_for("a")
+        wait_until(path.exists)
+        assert one.end() == 0
+        assert not path.exists()
+
+
 def test_a_strict_start_fails_with_a_server() -> None:
     with a_llamad() as one:
         one.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}}, startup="strict")
