@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -413,6 +413,8 @@ async def adopted(script: str, *, group: Group | None = None) -> AsyncIterator[t
             process.kill()
             await asyncio.wait_for(process.ended, 10)
             process.close()
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what it left, for there is no control group here
 
 
 def kernel_tells() -> bool:
