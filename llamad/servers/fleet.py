@@ -127,7 +127,10 @@ class Fleet:
 
     def notice(self, server: str) -> str | None:
         """What an operator should know that is no failure."""
-        if not self._member(server).program_changed():
+        member = self._member(server)
+        if (failure := member.cannot_start_again()) is not None:
+            return f"it goes on, but could not be started again: {failure.message}"
+        if not member.program_changed():
             return None
         return f"llama_server was changed on disk since it started; `llamad restart {server}` uses the new one"
 

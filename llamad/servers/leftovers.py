@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from llamad.host.address import UnixAddress, parse_address
 from llamad.host.cgroup import Group
 from llamad.host.pidfd import boot_id, open_pidfd, pid_of, send_signal, start_time
+from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
 from llamad.servers.ledger import Record
@@ -28,13 +29,19 @@ EMPTYING = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A running child of an earlier llamad. One that is not `current` runs something else than is wanted now.
-    `generation` is the one it was recorded with: what is started beside it must not be taken for it.
+    """A running child of an earlier llamad, and the `fingerprint` of the launch that it runs. `generation` is the one
+    it was recorded with: what is started beside it must not be taken for it.
     """
 
     running: Running
-    current: bool
+    fingerprint: str
     generation: int
+
+    @property
+    def current(self) -> bool:
+        """Whether it goes on: it runs what is wanted now, or nothing could be started in its place."""
+        launch = self.running.launch
+        return isinstance(launch, Failure) or launch.fingerprint == self.fingerprint
 
 
 def claim(
@@ -85,17 +92,16 @@ def assign(
             child = unwanted.pop(record)
             started_at = now - max(wall - record.started_at, 0)
             running = Running(child, launch, parse_address(record.address), started_at, 0)
-            current = record.fingerprint == launch.fingerprint
-            adopted.setdefault(record.server, {})[record.index] = Adopted(running, current, record.generation)
+            one = Adopted(running, record.fingerprint, record.generation)
+            adopted.setdefault(record.server, {})[record.index] = one
     return adopted, unwanted
 
 
-def _wanted_launch(record: Record, wanted: Mapping[str, Intent]) -> Launch | None:
+def _wanted_launch(record: Record, wanted: Mapping[str, Intent]) -> Launch | Failure | None:
     intent = wanted.get(record.server)
     if intent is None or not 0 <= record.index < len(intent.launches):
         return None
-    launch = intent.launches[record.index]
-    return launch if isinstance(launch, Launch) else None
+    return intent.launches[record.index]
 
 
 async def end_processes(unwanted: Mapping[Record, Process]) -> None:

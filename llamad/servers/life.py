@@ -55,7 +55,7 @@ class Life:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Future[None] = self._loop.create_future()
-        self._listener = Listener(key, output, gpus_asked=running.launch.gpus_asked, on_news=self._on_news)
+        self._listener = Listener(key, output, gpus_asked=running.gpus_asked, on_news=self._on_news)
         self._began = self._loop.time()
         self._ready_at: float | None = None
         self.ready_for = 0.0
@@ -118,7 +118,7 @@ class Life:
     def _figures(self, deadline: LoadDeadline, now: float) -> None:
         usage = self._child.memory_and_reads()
         deadline.observe(now, lines=self._listener.lines, usage=usage)
-        progress = load_progress(usage, _size(self._running.launch.model))
+        progress = load_progress(usage, _size(self._running.model))
         self._board.update(self._key, load_progress=progress, memory_bytes=usage[0] if usage else None)
 
     async def _watch(self) -> Failure:
@@ -171,7 +171,7 @@ class Life:
             return diagnose(
                 ended,
                 tuple(self._listener.last_lines),
-                gpus_asked=self._running.launch.gpus_asked,
+                gpus_asked=self._running.gpus_asked,
                 oom_kills=self._child.oom_kills(),
                 server=self._key.server,
             )

@@ -39,12 +39,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Post:
-    """One supervised replica: who supervises it, and for which launch and order."""
+    """One supervised replica: who supervises it, and for which launch and order; `fingerprint` is of the launch of a
+    child that was taken over.
+    """
 
     supervisor: Supervisor | ExternalWatcher
     task: asyncio.Task[None]
     launch: Launch | Failure | Address
     order: int
+    fingerprint: str | None = None
 
 
 class Member:
@@ -106,6 +109,12 @@ class Member:
         supervisors = [post.supervisor for post in self._posts.values()]
         return any(isinstance(one, Supervisor) and one.program_changed() for one in supervisors)
 
+    def cannot_start_again(self) -> Failure | None:
+        """Why a process that was taken over, and runs, could not be started again as things are."""
+        supervisors = [post.supervisor for post in self._posts.values()]
+        failures = (one.cannot_start_again() for one in supervisors if isinstance(one, Supervisor))
+        return next((failure for failure in failures if failure is not None), None)
+
     async def run(self) -> None:
         """Follow the target until the server leaves. Cancelled, it stops every replica on its way out."""
         async with asyncio.TaskGroup() as group:
@@ -132,6 +141,7 @@ class Member:
     async def _converge(self, target: Target) -> None:
         wanted = _launches(target)
         await self._stop([index for index in self._posts if index not in wanted])
+        self._recognise(wanted)
         for index, post in self._posts.items():
             if post.launch == wanted[index] and post.order == target.order:
                 post.supervisor.retune(target.intent.config)
@@ -143,6 +153,16 @@ class Member:
             for index in missing:
                 self._start(index, wanted[index], target)
         await self._roll(target, wanted)
+
+    def _recognise(self, wanted: Mapping[int, Launch | Failure | Address]) -> None:
+        """A child that was taken over while its launch was not known is kept if it runs what is wanted now."""
+        for index, post in list(self._posts.items()):
+            launch, supervisor = wanted[index], post.supervisor
+            if not isinstance(supervisor, Supervisor) or not isinstance(launch, Launch) or not supervisor.inherited:
+                continue
+            if launch.fingerprint == post.fingerprint:
+                supervisor.launch = launch
+                self._posts[index] = replace(post, launch=launch)
 
     async def _roll(self, target: Target, wanted: Mapping[int, Launch | Failure | Address]) -> None:
         """Replace the replicas whose launch changed one after the other, so that some always serve."""
@@ -236,7 +256,8 @@ class Member:
             )
         else:
             supervisor = ExternalWatcher(key, config, launch, around=self._around)
-        post = _Post(supervisor, self._group.create_task(supervisor.run(), name=str(key)), launch, order)
+        task = self._group.create_task(supervisor.run(), name=str(key))
+        post = _Post(supervisor, task, launch, order, None if adopted is None else adopted.fingerprint)
         self._posts[index] = post
         return post
 

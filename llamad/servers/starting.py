@@ -46,13 +46,25 @@ class CannotStartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A child and how it came to be; `started_at` is on the loop's clock."""
+    """A child and how it came to be; `started_at` is on the loop's clock. The launch of one that was taken over may be
+    why what is wanted could not be started now.
+    """
 
     child: Child
-    launch: Launch
+    launch: Launch | Failure
     address: Address
     started_at: float
     restarts: int
+
+    @property
+    def model(self) -> Path | None:
+        """The file that it loads, where that is known."""
+        return self.launch.model if isinstance(self.launch, Launch) else None
+
+    @property
+    def gpus_asked(self) -> bool:
+        """Whether it was told to use GPUs, as far as that is known."""
+        return isinstance(self.launch, Launch) and self.launch.gpus_asked
 
 
 @dataclass(frozen=True, slots=True)

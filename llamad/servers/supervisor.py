@@ -50,6 +50,8 @@ class Supervisor:
         self._output = output
         self._traffic = traffic
         self._adopted = adopted
+        self.inherited = adopted is not None
+        """Nothing was started here yet: what runs, if anything, was taken over."""
         self._woken = asyncio.Event()
         self._failures = 0
         self._marks: starting.FileMarks = ()
@@ -83,6 +85,11 @@ class Supervisor:
             return False
         return starting.mark(self.launch.binary) not in (self._marks[-1], None)
 
+    def cannot_start_again(self) -> Failure | None:
+        """Why the process that was taken over, and runs, could not be started again as things are."""
+        view = self._board.replicas.get(self.key)
+        return self.launch if isinstance(self.launch, Failure) and view is not None and view.pid is not None else None
+
     @property
     def _view(self) -> Replica:
         return self._board.replicas[self.key]
@@ -115,6 +122,8 @@ class Supervisor:
             raise
         finally:
             await ending.now()
+        if isinstance(self.launch, Failure):  # it was taken over, and nobody looked since whether that is mended
+            self._around.reread()
         return failure, life.ready_for
 
     async def _start(self) -> starting.Running:
@@ -128,6 +137,7 @@ class Supervisor:
             self._marks = await starting.file_marks(self._config, self._around)
             if isinstance(self.launch, Failure):
                 raise starting.CannotStartError(self.launch)
+            self.inherited = False
             prepared = await starting.prepare(self.key, self.launch, self._around)
             now = self._loop.time()
             self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)

@@ -369,12 +369,22 @@ def test_a_child_of_another_launch_is_taken_over_to_be_replaced() -> None:
 
 @pytest.mark.parametrize(
     "wanted",
-    [{}, {"b": an_intent(a_launch())}, {"a": an_intent(Failure("binary-missing", "it is not there"))}],
-    ids=["nothing", "another", "what cannot run"],
+    [{}, {"b": an_intent(a_launch())}],
+    ids=["nothing", "another"],
 )
 def test_a_child_that_nobody_wants_is_to_be_ended(wanted: dict[str, Intent]) -> None:
     process, record = a_process(), a_record()
     assert assign({record: process}, wanted, wall=1.0, now=1.0) == ({}, {record: process})
+
+
+def test_a_child_goes_on_where_nothing_could_be_started_in_its_place() -> None:
+    process, record = a_process(), a_record()
+    failure = Failure("binary-missing", "it is not there")
+    adopted, unwanted = assign({record: process}, {"a": an_intent(failure)}, wall=1.0, now=1.0)
+    assert unwanted == {}
+    one = adopted["a"][0]
+    assert (one.current, one.fingerprint) == (True, record.fingerprint)
+    assert (one.running.launch, one.running.model, one.running.gpus_asked) == (failure, None, False)
 
 
 def test_a_replica_that_is_no_more_is_to_be_ended() -> None:

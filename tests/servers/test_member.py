@@ -1,12 +1,14 @@
 """One server is made to match what is wanted: replaced, rolled, swapped, taken over; on a clock that jumps."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llamad.host.address import UnixAddress
 from llamad.host.pidfd import Exit
+from llamad.servers.board import Failure
 from llamad.servers.fleet import Fleet
 from llamad.servers.leftovers import Adopted
 from llamad.servers.starting import Running
@@ -174,7 +176,8 @@ def an_adopted(world: World, *, current: bool, pid: int = 77) -> Adopted:
     address = UnixAddress(Path(f"/nonexistent-llamad/{pid}.sock"))
     child = FakeChild(world.machine, pid, address, Behaviour(loads_for=0, answers_from=0))
     world.machine.children.append(child)
-    return Adopted(Running(child, a_launch(), address, -10.0, 0), current, generation=4)
+    launch = a_launch()
+    return Adopted(Running(child, launch, address, -10.0, 0), launch.fingerprint if current else "other", generation=4)
 
 
 def test_a_child_of_an_earlier_llamad_goes_on() -> None:
@@ -199,6 +202,51 @@ def test_one_that_runs_something_else_by_now_is_replaced(replace: str) -> None:
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1001]
                 assert world.machine.children[0].got_term
+
+    tell(story)
+
+
+GONE = Failure("binary-missing", "llama-server is not there", permanent=True)
+
+
+@pytest.mark.parametrize("mended", ["while it runs", "after its end"])
+def test_one_goes_on_while_nothing_could_be_started_in_its_place(mended: str) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                one = an_adopted(world, current=True)
+                fleet.adopt({"a": {0: replace(one, running=replace(one.running, launch=GONE))}}, ())
+                fleet.apply(by_name(an_intent("a", launch=GONE)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [77]
+                assert fleet.notice("a") == "it goes on, but could not be started again: llama-server is not there"
+                if mended == "after its end":
+                    world.machine.children[0].crash(Exit(code=1))
+                    await fleet.board.wait_for(lambda: states(fleet, "a") == [State.FAILED])
+                    assert fleet.notice("a") is None
+                    assert len(world.rereads) == 1
+                fleet.apply(by_name(an_intent("a")))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == ([77] if mended == "while it runs" else [1001])
+                assert fleet.notice("a") is None
+                fleet.apply(by_name(an_intent("a", launch=NEW)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001 if mended == "while it runs" else 1002]
+
+    tell(story)
+
+
+def test_one_is_replaced_when_something_else_can_be_started_again() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                one = an_adopted(world, current=True)
+                fleet.adopt({"a": {0: replace(one, running=replace(one.running, launch=GONE))}}, ())
+                fleet.apply(by_name(an_intent("a", launch=GONE)))
+                await fleet.settled(["a"])
+                fleet.apply(by_name(an_intent("a", launch=NEW)))
+                await fleet.settled(["a"])
+                assert pids(fleet, "a") == [1001]
 
     tell(story)
 
