@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamad.config.problems import Position, Problem
+from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.yamltree import Node, parse_tree
 
 MAX_FILE_BYTES = 4 << 20
@@ -53,7 +53,13 @@ def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
         return [], []
     except OSError as error:
         return [], [Problem(Position(folder, 1, 1), "", f"cannot be read: {error.strerror}")]
-    return [folder / name for name in names if name.endswith(".yaml") and not name.startswith(".")], []
+    seen = [folder / name for name in names if not name.startswith(".")]
+    ignored = [
+        Problem(Position(path, 1, 1), "", "is not read: drop-ins end in .yaml", ProblemKind.WORLD)
+        for path in seen
+        if path.suffix == ".yml"
+    ]
+    return [path for path in seen if path.suffix == ".yaml"], ignored
 
 
 def _read(path: Path) -> str:

@@ -256,7 +256,6 @@ def test_servers_stand_in_the_order_of_the_files(place: Place) -> None:
 def test_drop_ins_in_name_order(place: Place) -> None:
     place.write("servers: {b: {model: m.gguf}}\nlog: {level: debug}\ngateway: {queue: {size: 3}}", drop_in="20.yaml")
     place.write("servers: {c: {model: m.gguf}}\nlog: {level: error, format: json}", drop_in="10.yaml")
-    place.write("nonsense", drop_in="30.yml")
     place.write("nonsense", drop_in=".40.yaml")
     place.write("", drop_in="50.yaml")
     loaded = place.load("servers: {a: {model: m.gguf}}\ngateway: {max_body: 1M}")
@@ -266,6 +265,15 @@ def test_drop_ins_in_name_order(place: Place) -> None:
     assert loaded.config.log == LogConfig(level="debug", format="json")
     assert (loaded.config.gateway.max_body, loaded.config.gateway.queue.size) == (1 << 20, 3)
     assert [file.name for file in loaded.files] == ["llamad.yaml", "10.yaml", "20.yaml", "50.yaml"]
+
+
+def test_a_drop_in_by_another_ending_is_told_of(place: Place) -> None:
+    place.write("nonsense", drop_in="30.yml")
+    place.write("nonsense", drop_in=".31.yml")
+    loaded = place.load("servers: {a: {model: m.gguf}}")
+    assert place.lines(loaded) == ["conf.d/30.yml:1:1: is not read: drop-ins end in .yaml"]
+    assert [(one.kind, one.server) for one in loaded.problems] == [(ProblemKind.WORLD, None)]
+    assert loaded.config is not None
 
 
 def test_a_server_in_two_files_names_both_places(place: Place) -> None:
