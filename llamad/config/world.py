@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llamad.config.checks import Written
 from llamad.config.problems import Problem, ProblemKind
+from llamad.host.gguf import GgufError, read_header
 
-GGUF_MAGIC = b"GGUF"
 KEYS_CREDENTIAL = "api-keys"
 HIDDEN_BY_SANDBOX: Mapping[str, str] = {
     "/home": "ProtectHome=yes",
@@ -48,7 +48,7 @@ class Reader:
 
 
 def model_problems(server: Written, reader: Reader) -> Iterator[Problem]:
-    """Whether the model's file can be loaded. One look at its first bytes: llama-server judges the rest."""
+    """Whether the model's file can be loaded, by its header: llama-server judges the rest."""
     model = server.config.model
     if model is None:
         return
@@ -88,13 +88,13 @@ def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
             return f"{path} is a folder, not a model", "name the .gguf file in it"
         if not stat.S_ISREG(kind):
             return f"{path} is not a file", None
-        magic = os.read(fd, len(GGUF_MAGIC))
+        read_header(path)
     except OSError as error:  # a disk that fails
         return f"{path} cannot be read: {error.strerror}", None
+    except GgufError as error:
+        return f"{path} is not usable: {error}", "llama.cpp loads whole GGUF files only: fetch it again"
     finally:
         os.close(fd)
-    if magic != GGUF_MAGIC:
-        return f"{path} is not a GGUF model", "llama.cpp loads GGUF files only: was it downloaded completely?"
     return _service_fault(path, reader)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
+from llamad.host.gguf import GgufError, read_header
 from llamad.servers.board import Board
 from llamad.servers.command import Launch
-from llamad.servers.gguf import GgufError, read_header
 from llamad.servers.models import Served, served, served_by_file
 from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeError, Prober

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from llamad.host.gguf import GgufError, read_header
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
-from llamad.servers.gguf import GgufError, read_header
 
 
 def inspect(launch: Launch) -> Failure | None:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from llamad.errors import LlamadError
-from llamad.servers.gguf import GgufError, Header, read_header
+from llamad.host.gguf import GgufError, Header, read_header
 
 MAX_DEPTH = 5
 MAX_ENTRIES = 20_000

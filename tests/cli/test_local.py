@@ -8,7 +8,7 @@ import pytest
 
 from llamad.cli import local
 from llamad.cli.main import main
-from tests.builders import fake_binary
+from tests.builders import fake_binary, gguf
 
 Captured = pytest.CaptureFixture[str]
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CACHE_DIRECTORY"):
         monkeypatch.setenv(name, str(tmp_path))
     fake_binary(tmp_path)
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(20))
+    (tmp_path / "m.gguf").write_bytes(gguf())
     return tmp_path
 
 

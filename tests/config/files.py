@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llamad.config.loader import Loaded, load
 from llamad.host.dirs import Directories
+from tests.builders import gguf
 
 HELP = Path(__file__).with_name("llama-server-help.txt")
 """What a real llama-server (of 2026-10) prints to `--help`."""
@@ -68,7 +69,8 @@ def a_place(root: Path) -> Place:
     for folder in (models, models / "folder", root / "bin"):
         folder.mkdir(parents=True)
     for name in ("m.gguf", "big-00001-of-00003.gguf", "big-00002-of-00003.gguf"):
-        (models / name).write_bytes(b"GGUF\x03\0\0\0")
+        (models / name).write_bytes(gguf(tensors=1))
+    (models / "short.gguf").write_bytes(gguf(tensors=2)[:-33])
     (models / "text.gguf").write_text("<!doctype html>")
     a_program(root / "bin" / "llama-server", f"exec /bin/cat {shlex.quote(str(HELP))}")
     return place

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from llamad.config.model import Config, ServerConfig
+from tests.builders import gguf
 from tests.config.files import a_place
 
 EXAMPLE = (Path(__file__).parents[2] / "packaging" / "llamad.yaml").read_text()
@@ -18,7 +19,7 @@ def test_it_has_no_problem_and_says_the_defaults(tmp_path: Path) -> None:
 
 def test_its_server_has_no_problem_once_uncommented(tmp_path: Path) -> None:
     place = a_place(tmp_path)
-    (place.dirs.models / "Qwen3-8B-Q4_K_M.gguf").write_bytes(b"GGUF")
+    (place.dirs.models / "Qwen3-8B-Q4_K_M.gguf").write_bytes(gguf())
     head, _, tail = EXAMPLE.partition("\nservers:\n")
     loaded = place.load(f"{head}\nservers:\n" + "\n".join(line.removeprefix("#") for line in tail.splitlines()))
     assert place.lines(loaded) == []

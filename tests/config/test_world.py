@@ -10,6 +10,7 @@ import pytest
 from llamad.config import world
 from llamad.config.loader import load
 from llamad.config.problems import ProblemKind
+from tests.builders import gguf
 from tests.config.files import Place, a_place
 
 NOBODY = "nobody"
@@ -32,19 +33,19 @@ def said(place: Place, model: Path | str, *, service_user: str | None = None, **
 
 
 def test_a_split_model_with_all_its_parts(place: Place) -> None:
-    (place.dirs.models / "big-00003-of-00003.gguf").write_bytes(b"GGUF")
+    (place.dirs.models / "big-00003-of-00003.gguf").write_bytes(gguf())
     assert said(place, "big-00001-of-00003.gguf") == []
 
 
 def test_a_split_model_of_a_part_that_is_no_model(place: Place) -> None:
     part = place.dirs.models / "big-00003-of-00003.gguf"
     part.write_bytes(b"")
-    hint = "llama.cpp loads GGUF files only: was it downloaded completely?"
-    assert said(place, "big-00001-of-00003.gguf") == [f"{part} is not a GGUF model ({hint})"]
+    hint = "llama.cpp loads whole GGUF files only: fetch it again"
+    assert said(place, "big-00001-of-00003.gguf") == [f"{part} is not usable: it is empty ({hint})"]
 
 
 def test_a_number_that_is_no_count_of_parts(place: Place) -> None:
-    (place.dirs.models / "x-00001-of-99999.gguf").write_bytes(b"GGUF")
+    (place.dirs.models / "x-00001-of-99999.gguf").write_bytes(gguf())
     assert said(place, "x-00001-of-99999.gguf") == []
 
 
@@ -58,10 +59,10 @@ def test_a_path_through_a_file(place: Place) -> None:
 
 
 def test_a_disk_that_fails(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(fd: int, size: int) -> bytes:
+    def read(fd: int, size: int, at: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "read", read)
+    monkeypatch.setattr(os, "pread", read)
     found = world._model_fault(place.dirs.models / "m.gguf", world.Reader({}))
     assert found == (f"{place.dirs.models}/m.gguf cannot be read: Input/output error", None)
 

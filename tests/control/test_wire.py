@@ -26,8 +26,8 @@ from llamad.control.wire import (
 from llamad.errors import ConfigError, LlamadError, NotAllowedError
 from llamad.host.address import UnixAddress
 from llamad.host.devices import Devices, Gpu, Vendor
+from llamad.host.gguf import Header
 from llamad.servers.board import Failure, Replica, ReplicaKey
-from llamad.servers.gguf import Header
 from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llamad.host.gguf import Header
 from llamad.servers import models
-from llamad.servers.gguf import Header
 from llamad.servers.models import Kind, ModelFile, ModelsFolderError, Served, scan, served, served_by_file
 from tests.builders import gguf
 

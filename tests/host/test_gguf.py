@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.servers.gguf import MAX_KEPT, MAX_STRING, GgufError, Header, read_header
+from llamad.host.gguf import MAX_KEPT, MAX_STRING, GgufError, Header, read_header
 from tests.builders import gguf, gguf_text
 
 WHOLE = {
