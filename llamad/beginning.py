@@ -1,12 +1,10 @@
 """The first steps of a daemon: its folders, what to run, and what an earlier llamad left."""
 
 import asyncio
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,26 +38,6 @@ def make(directories: Directories) -> None:
                 f"cannot make {path}: {error.strerror}",
                 hint="run it as a service, or set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
             ) from None
-
-
-@contextmanager
-def only_one(directories: Directories) -> Iterator[None]:
-    """Two llamads with one runtime directory would fight for the same servers."""
-    path = directories.runtime / "llamad.lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise LlamadError(f"cannot open {path}: {error.strerror}", hint="is it another user's?") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LlamadError(
-                f"another llamad already uses {directories.runtime}", hint="see `llamad status`, or end it first"
-            ) from None
-        yield
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from llamad import __version__
-from llamad.beginning import first_config, make, only_one, take_over
+from llamad.beginning import first_config, make, take_over
 from llamad.config.model import Config
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
@@ -22,6 +22,7 @@ from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
 from llamad.host.fdstore import received
+from llamad.host.lock import only_one
 from llamad.host.memory import free_memory
 from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_environment, watchdog_interval
 from llamad.host.pulse import Pulse

@@ -5,14 +5,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
-from llamad.errors import ExitCode
+from llamad.errors import ExitCode, LlamadError
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
-from llamad.host.dirs import own_directories
+from llamad.host.dirs import Directories, own_directories
+from llamad.host.lock import lock_file, only_one
 from llamad.servers.ledger import read_ledger
-from llamad.servers.leftovers import end_recorded
+from llamad.servers.leftovers import end_groups, end_recorded
 
 log = logging.getLogger(__name__)
 KEEP_MARK = "keep"
@@ -31,9 +32,21 @@ def comes_back(environ: Mapping[str, str], *, keep: bool, stopping: bool) -> boo
 
 
 def reap() -> int:
-    """End every server that is left, unless llamad is started again and takes them over. Returns the exit code."""
+    """End every server that is left, unless llamad is started again and takes them over. Returns the exit code: 1 where
+    something could not be ended, or where a llamad runs whose servers these are.
+    """
     journal.setup("auto", "info", environ=os.environ, stream=sys.stderr)
     directories = own_directories()
+    is_used = lock_file(directories).exists()  # made by root, it would keep the service's user from making it
+    try:
+        with only_one(directories) if is_used else nullcontext():
+            return _reap(directories)
+    except LlamadError as error:
+        log.error("nothing was ended: %s", error.message, extra={"event": "reap"})
+        return ExitCode.FAILED
+
+
+def _reap(directories: Directories) -> int:
     keep_mark = directories.runtime / KEEP_MARK
     keep, stopping = keep_mark.exists(), (directories.runtime / STOPPING_MARK).exists()
     with suppress(OSError):
@@ -41,10 +54,10 @@ def reap() -> int:
     if comes_back(os.environ, keep=keep, stopping=stopping):
         log.info("llamad will be back: its servers go on", extra={"event": "reap"})
         return ExitCode.OK
-    for name, group in Groups(own_group()).existing().items():
-        if group.populated():
-            log.warning("ended what was left of %s", name, extra={"event": "reap"})
-        group.kill()
-        group.remove()
-    asyncio.run(end_recorded(list(read_ledger(directories.ledger).records)))
-    return ExitCode.OK
+    return ExitCode.OK if asyncio.run(_end_all(directories)) else ExitCode.FAILED
+
+
+async def _end_all(directories: Directories) -> bool:
+    """First what may end in order, then whatever lives on in a group."""
+    ended = await end_recorded(read_ledger(directories.ledger).records)
+    return await end_groups(Groups(own_group()).existing(), ()) and ended

@@ -13,7 +13,9 @@ import pytest
 
 from llamad import reap as module
 from llamad.host.cgroup import Group, Groups, Warnings
+from llamad.host.dirs import own_directories
 from llamad.host.journal import teardown
+from llamad.host.lock import only_one
 from llamad.host.pidfd import boot_id, start_time
 from llamad.reap import KEEP_MARK, STOPPING_MARK, comes_back, reap
 from llamad.servers.ledger import Record
@@ -78,7 +80,7 @@ def test_what_is_left_of_a_stopped_llamad_is_ended(
 ) -> None:
     assert reap() == 0
     assert server.wait(5) == -signal.SIGTERM
-    assert f"a-0-0 of an earlier llamad still runs as pid {server.pid}: ended" in capfd.readouterr().err
+    assert f"a-0-0 of an earlier llamad still runs as pid {server.pid}: ending it" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("why", ["crash", "upgrade"])
@@ -112,6 +114,31 @@ def test_a_crash_on_the_way_to_the_end_leaves_nothing(
     assert server.wait(5) == -signal.SIGTERM
 
 
+def test_servers_of_a_llamad_that_runs_are_not_touched(
+    server: subprocess.Popen[bytes], runtime: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (runtime / KEEP_MARK).touch()
+    with only_one(own_directories()):
+        assert reap() == 1
+    assert server.poll() is None
+    assert (runtime / KEEP_MARK).exists()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith(f"nothing was ended: another llamad already uses {runtime}")
+    (runtime / KEEP_MARK).unlink()
+    assert reap() == 0, "its lock is left behind, and held by nobody"
+    assert server.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("what", ["end_recorded", "end_groups"])
+def test_what_cannot_be_ended_shows_in_the_exit_code(what: str, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def in_vain(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(module, what, in_vain)
+    assert reap() == 1
+    assert list(runtime.iterdir()) == [], "a file of root's would be in the way of the service's user"
+
+
 def test_control_groups_are_emptied_and_removed(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,5 +166,6 @@ def test_control_groups_are_emptied_and_removed(
     assert reap() == 0
     assert all(group.killed and group.removed for group in groups.values())
     lines = capfd.readouterr().err.splitlines()
-    assert [line.rpartition(": ")[2] for line in lines] == ["ended what was left of full"]
+    assert len(lines) == 1
+    assert lines[0].endswith("full of an earlier llamad is known to nobody: ending it")
     assert os.environ["RUNTIME_DIRECTORY"] == str(runtime)

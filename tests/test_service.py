@@ -156,7 +156,7 @@ def test_a_start_ends_what_systemd_did_not_keep(llamad: Llamad, manager: Service
         os.close(fd)
     llamad.start()
     assert llamad.wait_for("a")["pid"] != pid
-    assert llamad.events(f"a-0-0 of an earlier llamad still runs as pid {pid}: ended")
+    assert llamad.events(f"a-0-0 of an earlier llamad still runs as pid {pid}: ending it")
     assert llamad.end() == 0
 
 

@@ -121,23 +121,28 @@ async def end_processes(unwanted: Mapping[Record, Process]) -> None:
         _unlink_socket(record)
 
 
-async def end_recorded(records: Iterable[Record]) -> None:
-    """End what runs under the recorded pids, if it is still the very process that was recorded."""
+async def end_recorded(records: Iterable[Record]) -> bool:
+    """End what runs under the recorded pids, if it is still the very process that was recorded. Returns whether none
+    of them runs now.
+    """
     async with asyncio.TaskGroup() as group:
-        for record in records:
-            group.create_task(_end_recorded(record))
+        tasks = [group.create_task(_end_recorded(record)) for record in records]
+    return all(task.result() for task in tasks)
 
 
-async def _end_recorded(record: Record) -> None:
+async def _end_recorded(record: Record) -> bool:
     pid_fd = _open_same(record)
+    ended = True
     if pid_fd is not None:
         try:
-            _tell(record, "of an earlier llamad still runs as pid %d: ended")
-            if not await _end(pid_fd, record.pid):
+            _tell(record, "of an earlier llamad still runs as pid %d: ending it")
+            ended = await _end(pid_fd, record.pid)
+            if not ended:
                 _tell(record, "of an earlier llamad cannot be ended: pid %d")
         finally:
             os.close(pid_fd)
     _unlink_socket(record)
+    return ended
 
 
 def _tell(record: Record, text: str) -> None:
@@ -178,20 +183,24 @@ async def _ended_within(pid_fd: int, timeout: float) -> bool:
     return True
 
 
-async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> None:
+async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> bool:
     """End whatever lives in the control groups of servers (by name), those of the `kept` ones apart: what no record
-    and no stored descriptor tells of, nobody else would ever end.
+    and no stored descriptor tells of, nobody else would ever end. Returns whether nothing of it lives now.
     """
     strangers = {name: group for name, group in groups.items() if name not in set(kept)}
     for name, group in strangers.items():
         if group.populated():
-            log.warning("%s of an earlier llamad is known to nobody: ended", name, extra={"event": "leftover"})
+            log.warning("%s of an earlier llamad is known to nobody: ending it", name, extra={"event": "leftover"})
         group.kill()
     for _ in range(int(KILL_TIMEOUT / EMPTYING)):
         removed = [group.remove() for group in strangers.values()]
         if all(removed):
-            return
+            return True
         await asyncio.sleep(EMPTYING)
+    left = [name for name, group in strangers.items() if group.populated()]
+    if left:
+        log.warning("%s of an earlier llamad cannot be ended", ", ".join(left), extra={"event": "leftover"})
+    return not left
 
 
 def _unlink_socket(record: Record) -> None:

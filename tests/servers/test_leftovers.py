@@ -77,14 +77,14 @@ async def test_a_control_group_that_nobody_knows_is_ended_and_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     groups = {name: AGroup(tmp_path / name, alive=name != "empty") for name in ("kept", "stranger", "empty")}
-    await end_groups(groups, ["kept"])
+    assert await end_groups(groups, ["kept"])
     assert {name: (group.was_killed, group.is_removed) for name, group in groups.items()} == {
         "kept": (False, False),
         "stranger": (True, True),
         "empty": (True, True),
     }
     assert [record.getMessage() for record in caplog.records] == [
-        "stranger of an earlier llamad is known to nobody: ended"
+        "stranger of an earlier llamad is known to nobody: ending it"
     ]
 
 
@@ -93,7 +93,7 @@ async def test_a_control_group_that_does_not_empty_does_not_stop_the_start(
 ) -> None:
     monkeypatch.setattr(leftovers, "KILL_TIMEOUT", 0.05)
     stuck = AGroup(tmp_path, alive=True, looks=1000)
-    await end_groups({"stuck": stuck}, [])
+    assert await end_groups({"stuck": stuck}, []) is False
     assert (stuck.was_killed, stuck.is_removed) == (True, False)
 
 
@@ -104,11 +104,11 @@ async def test_a_leftover_is_ended_and_its_socket_goes(caplog: pytest.LogCapture
     with short_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "s"))
         with a_leftover(address=f"unix:{folder}/s") as (process, record):
-            await asyncio.wait_for(end_recorded([record]), 5)
+            assert await asyncio.wait_for(end_recorded([record]), 5)
             assert process.wait(5) == -signal.SIGTERM
         assert not (folder / "s").exists()
     assert [one.getMessage() for one in caplog.records] == [
-        f"a-0-0 of an earlier llamad still runs as pid {process.pid}: ended"
+        f"a-0-0 of an earlier llamad still runs as pid {process.pid}: ending it"
     ]
 
 
@@ -158,7 +158,7 @@ async def test_one_that_cannot_be_killed_is_told_and_does_not_stop_the_start(
         monkeypatch.setattr(leftovers, name, to)
     monkeypatch.setattr(os, "killpg", refuse)
     with a_leftover() as (process, record):
-        await end_recorded([record])
+        assert await end_recorded([record]) is False
         assert process.poll() is None
         assert caplog.records[-1].getMessage() == f"a-0-0 of an earlier llamad cannot be ended: pid {process.pid}"
 
