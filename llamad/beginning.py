@@ -38,6 +38,8 @@ def make(directories: Directories) -> None:
                 f"cannot make {path}: {error.strerror}",
                 hint="run it as a service, or set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
             ) from None
+    if directories.runtime.stat().st_uid != os.geteuid():  # /tmp/llamad-UID may have been made by anybody
+        raise LlamadError(f"{directories.runtime} belongs to somebody else", hint="remove it, or set RUNTIME_DIRECTORY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ async def take_over(
     mark = directories.runtime / STOPPING_MARK
     crashed = notifier.can_store and not mark.exists()
     claimed, unclaimed = claim(found.records, handed, launcher)
-    adopted, unwanted = assign(claimed, wanted, wall=time.time(), now=asyncio.get_running_loop().time())
+    adopted, unwanted = assign(claimed, wanted, now=asyncio.get_running_loop().time())
     for name in list(handed):
         if name.startswith((LOG_FD, PID_FD)):
             log.warning("stored descriptors %r belong to nothing that is known: closed", name)
