@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-import time
+import os
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
