@@ -1,5 +1,6 @@
 """`llamad run` as a service: what systemd is told, and what it keeps for the next llamad."""
 
+import http.client
 import os
 import signal
 import socket
@@ -131,6 +132,57 @@ def test_a_crash_of_llamad_costs_no_model(llamad: Llamad, manager: ServiceManage
     assert "the file is empty" in llamad.client.get("status")["config"]["error"]
     assert llamad.end() == 0
     assert manager.stored == {}
+
+
+def test_a_restart_without_the_program_costs_no_model(llamad: Llamad) -> None:
+    llamad.configure({"a": {}})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    llamad.end(signal.SIGKILL)
+    away = llamad.binary.with_suffix(".away")
+    llamad.binary.rename(away)  # a package is being upgraded
+    llamad.start()
+    seen = llamad.wait_for("a")
+    assert seen["pid"] == pid
+    assert seen["notice"].startswith("it goes on, but could not be started again: ")
+    away.rename(llamad.binary)
+    llamad.client.post("reload")
+    wait_until(lambda: llamad.status("a").get("notice") is None)
+    assert llamad.wait_for("a")["pid"] == pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: llamad.status("a").get("pid") not in (None, pid))
+    assert llamad.end() == 0
+
+
+def test_a_restart_without_the_keys_costs_no_model_and_lets_nobody_in(llamad: Llamad, manager: ServiceManager) -> None:
+    keys, path = llamad.folder / "keys", llamad.folder / "g"
+    keys.write_text("ann:k\n")
+    llamad.configure({"a": {}}, gateway={"listen": f"unix:{path}", "api_keys_file": "keys"})
+
+    def status_of(key: str) -> int:
+        connection = http.client.HTTPConnection("llamad")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(path))
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    assert [status_of("k"), status_of("nonsense")] == [200, 401]
+    for damage in (lambda: keys.write_text("nonsense\n"), keys.unlink):
+        llamad.end(signal.SIGKILL)
+        damage()
+        llamad.start()
+        assert llamad.wait_for("a")["pid"] == pid
+        wait_until(lambda: f"{keys}" in manager.status())
+        assert [status_of("k"), status_of("nonsense"), status_of("")] == [401, 401, 401]
+    keys.write_text("ann:new\n")
+    llamad.client.post("reload")
+    wait_until(lambda: [status_of("k"), status_of("new")] == [401, 200])
+    assert llamad.wait_for("a")["pid"] == pid
+    assert llamad.end() == 0
 
 
 def test_an_upgrade_leaves_the_servers_to_the_next_llamad(llamad: Llamad, manager: ServiceManager) -> None:
