@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llamad.config.model import GatewayConfig
-from llamad.gateway.keys import MAX_BYTES, NO_KEYS, load_keys, parse_keys
+from llamad.gateway.keys import MAX_BYTES, NO_KEYS, NOBODYS_KEYS, load_keys, parse_keys
 from tests.gateway.fleets import a_head
 
 FILE = Path("/etc/llamad/keys")
@@ -132,3 +132,9 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
 def test_who_asks(headers: dict[str, str], who: str | None) -> None:
     keys, _ = parse_keys(GOOD, FILE)
     assert keys.who(a_head(**headers)) == who
+
+
+def test_nobodys_keys_ask_for_a_key_and_take_none() -> None:
+    assert NOBODYS_KEYS.by_digest
+    for key in ("", "nobody"):
+        assert NOBODYS_KEYS.who(a_head(authorization=f"Bearer {key}", x_api_key=key)) is None
