@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace

@@ -81,7 +81,8 @@ class Supervisor:
 
     def program_changed(self) -> bool:
         """Whether another file lies at the program's path than the one that runs."""
-        if not self._marks or self._view.pid is None or not isinstance(self.launch, Launch):
+        view = self._board.replicas.get(self.key)  # it may not have begun, or may have ended already
+        if view is None or view.pid is None or not self._marks or not isinstance(self.launch, Launch):
             return False
         return starting.mark(self.launch.binary) not in (self._marks[-1], None)
 

@@ -289,3 +289,18 @@ def test_one_that_was_taken_over_is_ended_by_a_fleet_that_ends_at_once() -> None
                 fleet.apply(by_name(an_intent("a", replicas=2)))
 
     tell(story)
+
+
+def test_a_server_can_be_asked_about_at_any_moment_of_its_stop() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a")) as fleet:
+                assert fleet.notice("a") is None  # supervised, and not on the board yet
+                await fleet.settled(["a"])
+                fleet.stop("a")
+                while not fleet.is_settled("a"):
+                    assert fleet.notice("a") is None
+                    await asyncio.sleep(0)
+                assert fleet.notice("a") is None
+
+    tell(story)
