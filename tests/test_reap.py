@@ -68,7 +68,7 @@ def server(runtime: Path) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["/bin/sleep", "60"], process_group=0) as process:
         ticks = start_time(process.pid)
         assert ticks is not None
-        record = Record("a", 0, 0, process.pid, ticks, boot_id() or "", "f", f"unix:{runtime}/s", time.time())
+        record = Record("a", 0, 0, process.pid, ticks, boot_id() or "", "f", f"unix:{runtime}/s", time.monotonic())
         document = {"version": 1, "children": [asdict(record)], "stopped": []}
         (runtime / "children.json").write_text(json.dumps(document))
         yield process

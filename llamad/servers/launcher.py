@@ -60,7 +60,7 @@ class ProcessLauncher:
                 self._boot,
                 launch.fingerprint,
                 str(address),
-                time.time(),
+                time.monotonic(),
             )
         )
         if self._store is not None:

@@ -20,7 +20,9 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One child. `start_ticks` and `boot_id` tell it from another program with its pid; `started_at` is Unix time."""
+    """One child. `start_ticks` and `boot_id` tell it from another program with its pid. `started_at` is in seconds of
+    CLOCK_MONOTONIC: the loop's time of every process of a boot, which goes on evenly when somebody sets the clock.
+    """
 
     server: str
     index: int

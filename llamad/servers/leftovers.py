@@ -76,10 +76,10 @@ def _belong(record: Record, pid_fd: int, log_fd: int) -> bool:
 
 
 def assign(
-    claimed: Mapping[Record, Process], wanted: Mapping[str, Intent], *, wall: float, now: float
+    claimed: Mapping[Record, Process], wanted: Mapping[str, Intent], *, now: float
 ) -> tuple[dict[str, dict[int, Adopted]], dict[Record, Process]]:
-    """Give each child to the replica it is of; those that nobody wants are returned to be ended. `wall` and `now` are
-    the same moment on the clock and in the loop's time.
+    """Give each child to the replica it is of; those that nobody wants are returned to be ended. `now` is the loop's
+    time.
     """
     newest: dict[tuple[str, int], Record] = {}
     for record in sorted(claimed, key=lambda one: one.generation):
@@ -90,8 +90,7 @@ def assign(
         launch = _wanted_launch(record, wanted)
         if launch is not None:
             child = unwanted.pop(record)
-            started_at = now - max(wall - record.started_at, 0)
-            running = Running(child, launch, parse_address(record.address), started_at, 0)
+            running = Running(child, launch, parse_address(record.address), min(record.started_at, now), 0)
             one = Adopted(running, record.fingerprint, record.generation)
             adopted.setdefault(record.server, {})[record.index] = one
     return adopted, unwanted
