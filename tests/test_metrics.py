@@ -91,7 +91,9 @@ def test_causes_are_bounded() -> None:
 
 def test_the_servers_are_read_at_every_scrape() -> None:
     metrics = a_metrics()
-    full = ReplicaFigures(1, State.READY, 3, slots=4, busy_slots=2, tokens_per_s=12.5, memory_bytes=1 << 30, cpu_seconds=2.5)
+    full = ReplicaFigures(
+        1, State.READY, 3, slots=4, busy_slots=2, tokens_per_s=12.5, memory_bytes=1 << 30, cpu_seconds=2.5
+    )
     metrics.read_servers(lambda: [ServerFigures("a", 7, [ReplicaFigures(0, State.LOADING), full])])
     for _ in range(2):
         samples = read(metrics)
