@@ -10,7 +10,20 @@ import sys
 import time
 
 from tests.fakes import options, slots
-from tests.fakes.mood import die, die_if, escaped, flood, log, note_start, number, raw, seconds_to_live, setting, srv
+from tests.fakes.mood import (
+    die,
+    die_if,
+    eat,
+    escaped,
+    flood,
+    log,
+    note_start,
+    number,
+    raw,
+    seconds_to_live,
+    setting,
+    srv,
+)
 from tests.fakes.routes import State, route
 from tests.fakes.wire import serve
 
@@ -157,6 +170,8 @@ def _be_ready() -> None:
         srv("I", "flood", f"line {i}")
     if setting("FLOOD"):
         _thread.start_new_thread(flood, ())
+    if setting("EAT"):
+        _signal.signal(_signal.SIGUSR1, eat)
     if setting("CLOSE_OUTPUT"):
         os.close(1)
         os.close(2)

@@ -38,6 +38,12 @@ class _Starts:
     number = 0
 
 
+class _Eaten:
+    """What FAKE_EAT took."""
+
+    memory = b""
+
+
 def setting(name: str) -> str:
     """A FAKE_ variable; empty: not set."""
     return os.environ.get(f"FAKE_{name}", "")
@@ -134,6 +140,11 @@ def hanging(what: str) -> bool:
     switch = setting("HANG_FILE")
     wanted = (setting("HANG") or ("all" if switch else "")).split(",")
     return (what in wanted or "all" in wanted) and (not switch or os.path.exists(switch))
+
+
+def eat(_signum: int, _frame: object) -> None:
+    """Take FAKE_EAT bytes of memory, and keep them."""
+    _Eaten.memory = b"x" * int(number("EAT"))
 
 
 def flood() -> None:

@@ -1,36 +1,36 @@
-"""llamad in a container: configure it, ask it, look at what systemd, the journal and the kernel say about it."""
+"""llamad in a container, one Debian or another."""
 
 import contextlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from tests.lab.machine import GuestError, Machine, boot, until
+from tests.lab.installed import (
+    CONF,
+    DROP_IN,
+    FAKE,
+    FAKE_MODEL,
+    SERVICE,
+    SHIPPED_CONFIG,
+    Document,
+    Installed,
+    lab_files,
+)
+from tests.lab.machine import Machine, boot, until
 from tests.lab.roots import RECIPES, REPOSITORY, root_of, wheels
 
-SERVICE = "llamad.service"
-FAKE = "/usr/local/bin/fake-llama-server"
-FAKE_HOME = "/usr/local/lib/lab/tests"
-FAKE_MODEL = "/srv/models/tiny.gguf"
 REAL_MODEL = "/srv/real/SmolLM2-135M-Instruct.Q4_1.gguf"
-CLIENT = "/usr/local/lib/lab/client.py"
-CONF = "/etc/llamad/conf.d/50-lab.yaml"
-DROP_IN = "/etc/systemd/system/llamad.service.d/lab.conf"
-SHIPPED_CONFIG = "/etc/llamad/llamad.yaml"
-
-Document = dict[str, Any]
 
 
-class Guest:
-    """A machine with llamad on it. `suite` tells which Debian, `systemd` which systemd."""
+class Guest(Installed):
+    """A container with llamad on it. `suite` tells which Debian, `systemd` which systemd."""
+
+    machine: Machine
 
     def __init__(self, machine: Machine, suite: str) -> None:
-        self.machine = machine
+        super().__init__(machine)
         self.suite = suite
         self.systemd = RECIPES[suite].systemd
         self._since = 0  # microseconds of the journal's clock
@@ -45,16 +45,6 @@ class Guest:
         """The Python that llamad runs on."""
         return "/opt/llamad/bin/python" if self.suite == "bookworm" else "/usr/bin/python3"
 
-    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
-        """What a command inside prints. Raises GuestError when it fails, unless `check` is false."""
-        return self.machine.run(*command, check=check, timeout=timeout).stdout
-
-    def code(self, *command: str) -> int:
-        """How a command inside ends."""
-        return self.machine.run(*command, check=False).returncode
-
-    # --- the service
-
     def reset(self) -> None:
         """Back to the fresh installation: nothing runs, nothing is configured, the journal is read from here."""
         self.run("systemctl", "stop", SERVICE, check=False)
@@ -68,45 +58,6 @@ class Guest:
         last = self.run("journalctl", "--no-pager", "-n", "1", "-o", "json", "--output-fields=MESSAGE")
         self._since = int(json.loads(last)["__REALTIME_TIMESTAMP"])
 
-    def drop_in(self, **settings: str) -> None:
-        """Change settings of the unit, as `systemctl edit` does."""
-        lines = [f"{key}={value}" for key, value in settings.items()]
-        self.machine.write(DROP_IN, "\n".join(["[Service]", *lines, ""]))
-        self.run("systemctl", "daemon-reload")
-
-    def configure(self, servers: Mapping[str, Document | None], **others: object) -> None:
-        """Write the lab's file in conf.d, in one step, as a careful editor does."""
-        self.machine.write(CONF, yaml.safe_dump({**others, "servers": dict(servers)}, sort_keys=False))
-
-    def start(self, *, timeout: float = 60) -> None:
-        """`systemctl start llamad`. Raises GuestError with the journal when it fails."""
-        done = self.machine.run("systemctl", "start", SERVICE, check=False, timeout=timeout)
-        if done.returncode != 0:
-            raise GuestError(f"llamad did not start: {done.stderr}\n{self.story()}")
-
-    def stop(self) -> None:
-        """`systemctl stop llamad`."""
-        self.run("systemctl", "stop", SERVICE)
-
-    def show(self, name: str) -> str:
-        """A property of the unit."""
-        return self.run("systemctl", "show", "--value", "-p", name, SERVICE).strip()
-
-    def is_up_as_another(self, before: int) -> bool:
-        """Whether the service is active and its process is not `before`."""
-        shown = self.run("systemctl", "show", "-p", "MainPID", "-p", "ActiveState", SERVICE)
-        found = dict(line.split("=", 1) for line in shown.splitlines())
-        return found["ActiveState"] == "active" and int(found["MainPID"]) not in (0, before)
-
-    @property
-    def main_pid(self) -> int:
-        """llamad's process as the container counts; 0: none."""
-        return int(self.show("MainPID"))
-
-    def signal(self, name: str, pid: int) -> None:
-        """Send a signal (`KILL`, `STOP`) to a process inside."""
-        self.run("kill", f"-{name}", str(pid))
-
     def processes(self) -> dict[int, str]:
         """Every process below the service's control group: the host's pid, and its name."""
         group = self.machine.cgroup / "payload/system.slice" / SERVICE
@@ -117,70 +68,11 @@ class Guest:
                     found[int(pid)] = Path(f"/proc/{pid}/comm").read_text().strip()
         return found
 
-    # --- llamad
-
-    def status(self) -> Document:
-        """`llamad status --json`."""
-        answer: Document = json.loads(self.run("llamad", "status", "--json"))
-        return answer
-
-    def server(self, name: str) -> Document:
-        """A server's entry in `llamad status --json`."""
-        found: Document = next(one for one in self.status()["servers"] if one["name"] == name)
-        return found
-
-    def replica(self, name: str) -> Document:
-        """A server's first replica in `llamad status --json`."""
-        first: Document = self.server(name)["replicas"][0]
-        return first
-
-    def wait_for(self, name: str, condition: Callable[[Document], object], what: str, *, limit: float = 20) -> Document:
-        """The first replica of a server once it is as wanted. Raises GuestError with the journal."""
-        last: list[Document] = []
-
-        def fits() -> bool:
-            done = self.machine.run("llamad", "status", "--json", check=False)
-            if done.returncode != 0:
-                return False
-            servers = {one["name"]: one for one in json.loads(done.stdout)["servers"]}
-            if name not in servers or not servers[name]["replicas"]:
-                return False
-            last[:] = [servers[name]["replicas"][0]]
-            return bool(condition(last[0]))
-
-        try:
-            until(fits, f"{name} {what}", limit=limit)
-        except GuestError as error:
-            raise GuestError(f"{error}; last seen: {last}\n{self.story()}") from None
-        return last[0]
-
-    def wait_ready(self, name: str, *, limit: float = 20) -> Document:
-        """The first replica of a server once it is ready."""
-        return self.wait_for(name, lambda one: one["state"] == "ready", "is ready", limit=limit)
-
-    def ask(self, model: str, *, tokens: int = 8) -> Document:
-        """One completion through the gateway. Raises GuestError when it is not answered with 200."""
-        answer: Document = json.loads(self.run("python3", CLIENT, "ask", model, str(tokens)))
-        return answer
-
-    # --- the journal
-
     def journal(self, *matches: str) -> list[Document]:
-        """The service's journal since `reset`, as `journalctl -o json` has it."""
-        self.run("journalctl", "--sync", check=False)
+        """The service's journal since `reset`."""
         # Not --after-cursor: with a match that the cursor's entry does not fit, 252 leaves out the first that does.
-        since = f"--since=@{self._since // 1_000_000}"
-        shown = self.run("journalctl", "--no-pager", "-o", "json", "--all", since, "-u", SERVICE, *matches)
-        entries = [json.loads(line) for line in shown.splitlines()]
+        entries = super().journal(f"--since=@{self._since // 1_000_000}", *matches)
         return [entry for entry in entries if int(entry["__REALTIME_TIMESTAMP"]) > self._since]
-
-    def messages(self, *matches: str) -> str:
-        """The journal's messages, a line each."""
-        return "\n".join(str(entry["MESSAGE"]) for entry in self.journal(*matches))
-
-    def story(self) -> str:
-        """The last of the journal, for a failed test."""
-        return "\n".join(self.messages().splitlines()[-40:])
 
 
 def real_model() -> Path | None:
@@ -214,11 +106,8 @@ def bare_guest(suite: str) -> Iterator[Guest]:
     model = real_model()
     options = [f"--bind-ro={model.parent}:/srv/real"] if model and suite == "forky" else []
     with boot(root_of(suite), *options) as machine:
-        machine.write(FAKE, f'#!/bin/sh\nexec python3 -I -S {FAKE_HOME}/fake_llama.py "$@"\n', 0o755)
-        for source in (REPOSITORY / "tests/fake_llama.py", *(REPOSITORY / "tests/fakes").glob("*.*")):
-            machine.copy(source, f"{FAKE_HOME}/{source.relative_to(REPOSITORY / 'tests')}")
-        machine.write(FAKE_MODEL, b"GGUF\x03\0\0\0" + bytes(16))
-        machine.write(CLIENT, Path(__file__).with_name("client.py").read_text())
+        for path, (content, mode) in lab_files().items():
+            machine.write(path, content, mode)
         yield Guest(machine, suite)
 
 

@@ -29,7 +29,7 @@ def missing() -> str | None:
     absent = [tool for tool in ("systemd-nspawn", "mmdebstrap", "nsenter", "unshare") if shutil.which(tool) is None]
     if absent:
         return f"the lab needs {', '.join(absent)}: sudo ./packaging/test --system"
-    if _cgroup_mount() is None:
+    if cgroup_mount() is None:
         return "the lab needs a cgroup2 hierarchy: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
     return None
 
@@ -125,14 +125,14 @@ def boot(root: Path, *options: str) -> Iterator[Machine]:
     """Boot the root file system (which is not written to) and end the container after the block, whatever happens.
     `options` are systemd-nspawn's. Takes about a second. Raises GuestError when it does not come up.
     """
-    mount = _cgroup_mount()
+    mount = cgroup_mount()
     assert mount is not None, "ask `missing` first"
     name = f"llamad-lab-{os.getpid()}-{next(_numbers)}"
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     here, console, cgroup = folder / "mount", folder / "console", mount / name
     here.mkdir()
     cgroup.mkdir()
-    with _ended(cgroup, folder), console.open("wb") as output:
+    with ended(cgroup, folder), console.open("wb") as output:
         process = subprocess.Popen(
             ["sh", BOOT, cgroup, here, root, name, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
@@ -146,7 +146,7 @@ def boot(root: Path, *options: str) -> Iterator[Machine]:
 
 
 @contextlib.contextmanager
-def _ended(cgroup: Path, folder: Path) -> Iterator[None]:
+def ended(cgroup: Path, folder: Path) -> Iterator[None]:
     """After the block nothing is left of the container; nor is it when the tests themselves are killed: the one who
     clears up waits for the end of a pipe that this process holds.
     """
@@ -181,7 +181,7 @@ def _wait_until_up(machine: Machine, process: subprocess.Popen[bytes]) -> None:
         raise GuestError(f"{error}\n{machine.console()}") from None
 
 
-def _cgroup_mount() -> Path | None:
+def cgroup_mount() -> Path | None:
     """Where the host has its cgroup2 hierarchy."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, *_ = line.split()

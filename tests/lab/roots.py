@@ -46,8 +46,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """The name of its folder in the cache."""
-        text = "\0".join((self.suite, *self.packages))
-        return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{self.suite}-{_digest(self.suite, *self.packages)}"
 
 
 RECIPES = {
@@ -55,6 +54,9 @@ RECIPES = {
     "trixie": Recipe("trixie", 257, (*_BASE, *_PYTHON)),
     "forky": Recipe("forky", 262, (*_BASE, *_PYTHON, "llama.cpp-tools")),
 }
+
+
+_KERNEL = ("forky", "user-mode-linux")
 
 
 def cache_directory() -> Path:
@@ -71,13 +73,22 @@ def root_of(suite: str) -> Path:
         return _made_once(recipe.key, f"{suite}-*", lambda target: _build(recipe, target))
 
 
+def kernel() -> Path:
+    """A folder to chroot into, with user-mode Linux at /usr/bin/linux.uml and the C library it needs. Raises
+    CalledProcessError.
+    """
+    with _locked("kernel"):
+        return _made_once(f"kernel-{_digest(*_KERNEL)}", "kernel-*", _extract_kernel)
+
+
 def wheels() -> Path:
     """llamad's dependencies as wheels for Debian 12, where not all are packages. Raises CalledProcessError."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         dependencies = sorted(tomllib.load(file)["project"]["dependencies"])
-    key = hashlib.sha256("\0".join(dependencies).encode()).hexdigest()[:12]
     with _locked("wheels"):
-        return _made_once(f"wheels-{key}", "wheels-*", lambda target: _download(dependencies, target))
+        return _made_once(
+            f"wheels-{_digest(*dependencies)}", "wheels-*", lambda target: _download(dependencies, target)
+        )
 
 
 @contextmanager
@@ -103,18 +114,33 @@ def _made_once(name: str, outdated: str, make: Callable[[Path], None]) -> Path:
 
 
 def _build(recipe: Recipe, target: Path) -> None:
+    _mmdebstrap("minbase", recipe.suite, recipe.packages, target)
+
+
+def _extract_kernel(target: Path) -> None:
+    suite, *packages = _KERNEL
+    _mmdebstrap("extract", suite, packages, target)
+    shutil.rmtree(target / "usr/lib/uml")  # modules
+    for name in ("lib", "lib64"):
+        if not (target / name).exists():
+            (target / name).symlink_to(f"usr/{name}")
+    for name in ("dev", "proc", "tmp"):
+        (target / name).mkdir(exist_ok=True)
+
+
+def _mmdebstrap(variant: str, suite: str, packages: Sequence[str], target: Path) -> None:
     mirror = _debian_mirror()
     _run(
         [
             "mmdebstrap",
             "--quiet",
             "--mode=root",
-            "--variant=minbase",
-            f"--include={','.join(recipe.packages)}",
+            f"--variant={variant}",
+            f"--include={','.join(packages)}",
             '--aptopt=Acquire::Check-Valid-Until "false"',
             *(f"--aptopt={line}" for line in _proxies()),
             "--dpkgopt=path-exclude=/usr/share/locale/*",
-            recipe.suite,
+            suite,
             str(target),
             *([mirror] if mirror else []),
         ]
@@ -131,6 +157,10 @@ def _download(dependencies: Sequence[str], folder: Path) -> None:
     binary = ["--python-version=3.11", "--only-binary=:all:", *platforms, f"--dest={folder}"]
     _run([*pip, "download", *binary, *(one for one in dependencies if one not in source)])
     _run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", *source])
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
 def _debian_mirror() -> str | None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.lab.guest import FAKE, Guest, any_server, fake_server
+from tests.lab.guest import Guest, any_server, fake_server
+from tests.lab.installed import FAKE
 from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab

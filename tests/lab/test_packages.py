@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.guest import CONF, SERVICE, SHIPPED_CONFIG, Guest, bare_guest, fake_server, install, put_checkout
+from tests.lab.guest import Guest, bare_guest, fake_server, install, put_checkout
+from tests.lab.installed import CONF, SERVICE, SHIPPED_CONFIG
 from tests.lab.machine import until
 from tests.lab.roots import REPOSITORY
 

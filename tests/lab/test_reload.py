@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.guest import CONF, SERVICE, Guest, any_server, fake_server, host_pid
+from tests.lab.guest import Guest, any_server, fake_server, host_pid
+from tests.lab.installed import CONF, SERVICE
 from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.guest import CLIENT, CONF, SERVICE, Document, Guest, any_server, fake_server
+from tests.lab.guest import Guest, any_server, fake_server
+from tests.lab.installed import CLIENT, CONF, SERVICE, Document
 from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.lab.guest import SERVICE, Guest, any_server, fake_server
+from tests.lab.guest import Guest, any_server, fake_server
+from tests.lab.installed import SERVICE
 from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab
