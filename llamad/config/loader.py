@@ -21,8 +21,9 @@ from llamad.config.options import Binary, BinaryError, probe_binary
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.values import PATTERN_WORDS
 from llamad.config.wording import Typed, not_a_mapping, typed
-from llamad.config.world import Reader, credential_problems, has_api_keys, model_problems
+from llamad.config.world import Reader, credential_problems, device_problems, has_api_keys, model_problems
 from llamad.config.yamltree import Node, mapping
+from llamad.host.address import UnixAddress
 from llamad.host.dirs import Directories
 
 OPTIONS_CACHE = "options.json"
@@ -52,18 +53,20 @@ def load(
     environ: Mapping[str, str],
     service_user: str | None = None,
     copy_of: Path | None = None,
+    machine: Path = Path("/"),
 ) -> Loaded:
     """Read FILE and the drop-ins beside it. Blocks (files; each new binary is run once): call it in a thread.
 
     `service_user` is for root who checks the file on behalf of the service: what that user may not read, or its sandbox
     hides, is then a problem too. `copy_of` names the file that FILE (with its drop-ins) is an accepted copy of:
     relative paths start there, and what became of the API keys meanwhile is the world's fault and none of the text.
+    `machine` is the folder with the kernel's /proc, /sys and /dev.
     """
     file = file.absolute()
     sources, problems = read_files(file)
     top, found = merge_files([source.top for source in sources if source.top is not None])
     problems += found
-    reader = Reader(environ, service_user)
+    reader = Reader(environ, service_user, machine)
     load_of = _Load(file, dirs, reader, top or mapping(Position(file, 1, 1), {}), problems, copy_of)
     config = load_of.run()
     broken = any(problem.kind is ProblemKind.TEXT for problem in load_of.problems)
@@ -120,6 +123,7 @@ class _Load:
             self._tell(("llama_server",), PROGRAM_WORDS.format(head.value.llama_server))
         if "models_dir" not in head.bad:
             self._check_folder(head.value.models_dir)
+        self._check_sockets(gateway.value, head.value)
         for server in servers:
             self.problems += server_problems(server, gateway.value if "memory_budget" not in gateway.bad else None)
             self._ask_the_machine(server, head)
@@ -221,10 +225,24 @@ class _Load:
             words = "is not a folder" if models_dir.exists() else "there is no such folder"
             self._tell(("models_dir",), f"{models_dir}: {words}", kind=ProblemKind.WORLD)
 
+    def _check_sockets(self, gateway: GatewayConfig, head: Config) -> None:
+        """A unix socket cannot be put in the place of a folder."""
+        listed = self._top.get("gateway", "listen", 0) is not None
+        for index, address in enumerate(gateway.listen):
+            if isinstance(address, UnixAddress) and address.path.is_dir():
+                path = ("gateway", "listen", *((str(index),) if listed else ()))
+                node = self._top.get("gateway", "listen", index) or self._top.get("gateway", "listen") or self._top
+                words = f"{address.path} is a folder, not a socket"
+                self.problems.append(Problem(node.position, ".".join(path), words, ProblemKind.WORLD))
+        if head.control.socket is not None and head.control.socket.is_dir():
+            words = f"{head.control.socket} is a folder, not a socket"
+            self._tell(("control", "socket"), words, kind=ProblemKind.WORLD)
+
     def _ask_the_machine(self, server: Written, head: Typed[Config]) -> None:
         self.problems += credential_problems(server, self._reader)
         if server.has("url"):
             return
+        self.problems += device_problems(server, self._reader)
         if "models_dir" not in head.bad:
             self.problems += model_problems(server, self._reader)
         program = server.config.llama_server or head.value.llama_server

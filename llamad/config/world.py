@@ -10,6 +10,8 @@ from pathlib import Path
 
 from llamad.config.checks import Written
 from llamad.config.problems import Problem, ProblemKind
+from llamad.config.yamltree import Node
+from llamad.host.devices import count_gpus
 from llamad.host.gguf import GgufError, read_header
 
 KEYS_CREDENTIAL = "api-keys"
@@ -30,6 +32,8 @@ class Reader:
 
     environ: Mapping[str, str]
     service_user: str | None = None
+    machine: Path = Path("/")
+    """Where the kernel's files are."""
 
     @property
     def credentials(self) -> Path | None:
@@ -147,6 +151,30 @@ def _own_name() -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"with id {uid}"
+
+
+def device_problems(server: Written, reader: Reader) -> Iterator[Problem]:
+    """GPUs that are asked for by an index which the machine clearly does not have; a UUID nobody can judge."""
+    asked = list(_indices(server.node.get("gpus"))) if server.fine("gpus") else []
+    there = count_gpus(root=reader.machine) if asked else None
+    if there is None:
+        return
+    hint = "`llamad devices` tells what the kernel shows"
+    for path, index in asked:
+        if index >= there:
+            words = f"there is no GPU {index}: the machine shows {there}, counted from 0"
+            if not there:
+                words = "no GPU is visible on this machine"
+            yield server.problem(words, "gpus", *path, hint=hint, kind=ProblemKind.WORLD)
+
+
+def _indices(node: Node | None) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The GPUs that are given by index, in a list or in lists, each with its path."""
+    if node is not None and isinstance(node.value, tuple):
+        for at, item in enumerate(node.value):
+            yield from (((at, *path), index) for path, index in _indices(item))
+    elif node is not None and isinstance(node.value, int):
+        yield (), node.value
 
 
 def credential_problems(server: Written, reader: Reader) -> Iterator[Problem]:

@@ -1,6 +1,7 @@
 """GPUs as the kernel shows them in /proc, /dev and /sys, and the variables that choose among them."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,10 @@ class Vendor(StrEnum):
     OTHER = "other"
 
 
+_SHOWN_IN = (("proc/driver", True), ("sys/class", True), ("proc/driver/nvidia/gpus", False), ("sys/class/drm", False))
+"""The folders that show GPUs, and whether each is there on a machine without one."""
+_NVIDIA_NODE = re.compile(r"nvidia[0-9]+")
+_UNLISTED = ("dev/dxg", "dev/nvgpu", "dev/nvhost-gpu")
 _VENDORS = {"0x10de": Vendor.NVIDIA, "0x1002": Vendor.AMD, "0x8086": Vendor.INTEL}
 
 
@@ -74,6 +79,22 @@ def read_devices(*, root: Path = Path("/")) -> Devices:
     others = [gpu for gpu in _drm(root) if gpu.pci is None or gpu.pci not in known]
     gpus = (*nvidia, *others)
     return Devices(gpus, tuple(_problems(root, gpus)))
+
+
+def count_gpus(*, root: Path = Path("/")) -> int | None:
+    """How many GPUs there are at most. None where nobody can tell: a folder of the kernel's is hidden or may not be
+    read, or there are GPUs that only their driver knows (WSL, Tegra, a container without NVIDIA's /proc).
+    """
+    try:
+        for folder, needed in _SHOWN_IN:
+            if needed or (root / folder).exists():
+                os.listdir(root / folder)
+    except OSError:
+        return None
+    gpus = read_devices(root=root).gpus
+    nodes = [path for path in _list(root / "dev") if _NVIDIA_NODE.fullmatch(path.name)]
+    unlisted = len(nodes) > sum(gpu.driver == "nvidia" for gpu in gpus)
+    return None if unlisted or any((root / node).exists() for node in _UNLISTED) else len(gpus)
 
 
 def _nvidia(root: Path) -> list[Gpu]:

@@ -36,6 +36,11 @@ class Place:
         return self.root / "etc" / "llamad.yaml"
 
     @property
+    def machine(self) -> Path:
+        """What the kernel shows: two GPUs."""
+        return self.root / "machine"
+
+    @property
     def environ(self) -> dict[str, str]:
         """PATH has llama-server, and nothing else of the machine's."""
         return {"PATH": str(self.root / "bin")}
@@ -51,7 +56,7 @@ class Place:
         """Load the files, after writing `text` as the first one."""
         if text is not None:
             self.write(text)
-        return load(self.file, self.dirs, environ=self.environ | environ)
+        return load(self.file, self.dirs, environ=self.environ | environ, machine=self.machine)
 
     def lines(self, loaded: Loaded) -> list[str]:
         """Its problems as `LINE:COL: path: message`, with the folder as `~~`."""
@@ -68,6 +73,8 @@ def a_place(root: Path) -> Place:
     models = place.dirs.models
     for folder in (models, models / "folder", root / "bin"):
         folder.mkdir(parents=True)
+    for path in ("proc/driver/nvidia/gpus/0000:01:00.0", "proc/driver/nvidia/gpus/0000:02:00.0", "sys/class"):
+        (place.machine / path).mkdir(parents=True)
     for name in ("m.gguf", "big-00001-of-00003.gguf", "big-00002-of-00003.gguf"):
         (models / name).write_bytes(gguf(tensors=1))
     (models / "short.gguf").write_bytes(gguf(tensors=2)[:-33])

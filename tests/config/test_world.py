@@ -164,3 +164,13 @@ def test_a_models_dir_that_is_no_folder(place: Place) -> None:
     loaded = place.load("models_dir: llamad.yaml")
     assert place.lines(loaded) == ["1:13: models_dir: ~~/etc/llamad.yaml: is not a folder"]
     assert loaded.config is not None
+
+
+def test_a_machine_without_a_gpu_and_one_that_does_not_say(place: Place) -> None:
+    shutil.rmtree(place.machine / "proc/driver/nvidia")
+    loaded = place.load("servers: {a: {model: m.gguf, gpus: [0]}, b: {model: m.gguf, gpus: all}}")
+    hint = "(`llamad devices` tells what the kernel shows)"
+    assert place.lines(loaded) == [f"1:37: servers.a.gpus.0: no GPU is visible on this machine {hint}"]
+    assert [(one.kind, one.server) for one in loaded.problems] == [(ProblemKind.WORLD, "a")]
+    shutil.rmtree(place.machine)
+    assert place.load().problems == ()

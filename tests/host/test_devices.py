@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llamad.host.devices import Choice, Devices, Gpu, Vendor, device_environment, read_devices
+from llamad.host.devices import Choice, Devices, Gpu, Vendor, count_gpus, device_environment, read_devices
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,33 @@ def put_kfd(root: Path, node: int, render_minor: int) -> None:
 
 def test_a_machine_without_gpus_has_none(tmp_path: Path) -> None:
     assert read_devices(root=tmp_path) == Devices()
+
+
+def test_gpus_are_counted_where_the_kernel_shows_all_of_them(tmp_path: Path) -> None:
+    assert count_gpus(root=tmp_path) is None  # nothing is shown at all, as in a sandbox
+    for folder in ("proc/driver", "sys/class"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert count_gpus(root=tmp_path) == 0
+    put_nvidia(tmp_path, "0000:65:00.0", 0)
+    put_drm(tmp_path, 128, "0x8086", "0000:00:02.0", "i915")
+    put(tmp_path / "dev/nvidia-uvm")
+    assert count_gpus(root=tmp_path) == 2
+    put(tmp_path / "dev/nvidia1")
+    assert count_gpus(root=tmp_path) is None  # a device that the driver's folder does not tell of
+
+
+@pytest.mark.parametrize("node", ["dxg", "nvgpu", "nvhost-gpu"])
+def test_gpus_that_only_their_driver_knows_are_not_counted(tmp_path: Path, node: str) -> None:
+    for folder in ("proc/driver", "sys/class"):
+        (tmp_path / folder).mkdir(parents=True)
+    put(tmp_path / "dev" / node)
+    assert count_gpus(root=tmp_path) is None
+
+
+def test_a_list_of_gpus_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "proc/driver").mkdir(parents=True)
+    put(tmp_path / "sys/class/drm")  # not a folder: refused to root as well
+    assert count_gpus(root=tmp_path) is None
 
 
 def test_this_machine_can_be_read() -> None:
