@@ -54,6 +54,10 @@ class LengthBody:
         return None
 
 
+WHOLE: AnswerBody = LengthBody(0)
+"""For an answer that came in one piece, which is what most do: there is nothing to follow."""
+
+
 class UntilClose:
     """A body that ends with the connection."""
 
@@ -173,10 +177,12 @@ def _bad_chunk() -> MalformedError:
     return MalformedError(502, "the server's answer is not chunked as it says")
 
 
-def body_of(answer: AnswerHead, request: RequestHead) -> AnswerBody:
-    """How to find the end of the answer's body (RFC 9112 section 6.3)."""
+def body_of(answer: AnswerHead, request: RequestHead, there: int) -> AnswerBody:
+    """How to find the end of the answer's body (RFC 9112 section 6.3), `there` bytes of which came with the head."""
     if request.method == "HEAD" or answer.shape.status in (204, 304):
         return LengthBody(0)
-    if answer.shape.chunked:
-        return ChunkFollower() if request.version >= (1, 1) else Unchunked()
-    return UntilClose() if answer.length is None else LengthBody(answer.length)
+    if answer.length is not None:
+        return WHOLE if there == answer.length else LengthBody(answer.length)
+    if not answer.shape.chunked:
+        return UntilClose()
+    return ChunkFollower() if request.version >= (1, 1) else Unchunked()

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from llamad.gateway.answers import AnswerHead, client_head, read_answer
 from llamad.gateway.fields import MalformedError
-from llamad.gateway.follow import AnswerBody, UntilClose, body_of
+from llamad.gateway.follow import WHOLE, AnswerBody, UntilClose, body_of
 from llamad.gateway.http1 import MAX_HEAD, Request, upstream_head
 from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Exchange, Headers, Lease, Refusal, Ticket, ToServer
@@ -65,6 +65,7 @@ class Relay:
     _buffer = b""
     _retried = False
     _asked = 0.0
+    _tail: deque[bytes] | None = None
 
     def __init__(
         self, shared: Shared, caller: Caller, request: Request, body: bytes, *, route: ToServer, exchange: Exchange
@@ -75,7 +76,6 @@ class Relay:
         self._body = body
         self._route = route
         self._exchange = exchange
-        self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
 
     def start(self) -> None:
         """Ask for a replica, and go on from there."""
@@ -191,9 +191,12 @@ class Relay:
         if out:
             self._caller.write(out)
             self._exchange.bytes_out += len(out)
-            self._tail.append(out if len(out) <= _TAIL_BYTES else out[-_TAIL_BYTES:])
         if following.done:
-            self._complete(following)
+            self._complete(following, out)
+        elif self._tail is None:
+            self._tail = deque((out[-_TAIL_BYTES:],), maxlen=_TAIL_PIECES)
+        else:
+            self._tail.append(out if len(out) <= _TAIL_BYTES else out[-_TAIL_BYTES:])
 
     def _read_head(self, data: bytes) -> bytes:
         """Take bytes of the head; returns what the client gets of it, once it is whole."""
@@ -216,7 +219,7 @@ class Relay:
 
     def _begin_answer(self, answer: AnswerHead, rest: bytes) -> bytes:
         head, exchange, caller = self._request.head, self._exchange, self._caller
-        following = body_of(answer, head)
+        following = body_of(answer, head, len(rest))
         if type(following) is UntilClose:
             caller.keeps_alive = False
         exchange.first_byte = self._shared.loop.time()
@@ -225,13 +228,15 @@ class Relay:
         if caller.writing_paused:
             self.pause()
         out = client_head(answer, head, cors=caller.cors, keep_alive=caller.keeps_alive)
-        if rest:
+        if following is WHOLE:
+            out += rest
+        elif rest:
             out += following.feed(rest)
         self._answer, self._following = answer, following
         self._body = b""
         return out
 
-    def _complete(self, following: AnswerBody) -> None:
+    def _complete(self, following: AnswerBody, last: bytes) -> None:
         upstream, answer, lease = self._upstream, self._answer, self._lease
         assert answer is not None
         assert lease is not None
@@ -245,7 +250,7 @@ class Relay:
             else:
                 upstream.drop()
         lease.release()  # may let another request go at once, on the connection that is free now
-        self._exchange.tail = b"".join(self._tail)[-_TAIL_BYTES:]
+        self._exchange.tail = (last if self._tail is None else b"".join((*self._tail, last)))[-_TAIL_BYTES:]
         self._caller.answered(keep_alive=self._caller.keeps_alive)
 
     # --- what goes wrong ---
@@ -255,7 +260,7 @@ class Relay:
         upstream, self._upstream = self._upstream, None
         if self._following is not None:
             if error is None and type(self._following) is UntilClose:
-                self._complete(self._following)
+                self._complete(self._following, b"")
             else:
                 self._broke_off("the server closed the connection in the middle of its answer")
         elif upstream is not None and upstream.reused and not self._buffer:

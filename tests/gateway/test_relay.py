@@ -278,6 +278,16 @@ async def test_surplus_after_an_answer_reaches_nobody(gate: Gate, origin: Origin
     assert origin.connections == 3
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 304 Not Modified"])
+async def test_body_where_none_may_be_reaches_nobody(gate: Gate, origin: Origin, answer: bytes) -> None:
+    injected = plain(200, b"injected")
+    origin.behave = answering(answer + b"\r\nContent-Length: %d\r\n\r\n" % len(injected) + injected)
+    wire = await gate.wire()
+    wire.send(post() + get("/health"))
+    assert (await wire.reply()).body == b""
+    assert (await wire.reply()).body == b"fine"
+
+
 async def test_bytes_on_an_idle_connection_reach_nobody(gate: Gate, origin: Origin) -> None:
     writers: list[asyncio.StreamWriter] = []
 
