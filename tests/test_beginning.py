@@ -1,4 +1,4 @@
-"""The folders a daemon begins with."""
+"""The folders a daemon begins with (what it begins to run: test_first_config)."""
 
 import os
 from pathlib import Path

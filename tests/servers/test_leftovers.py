@@ -89,12 +89,16 @@ async def test_a_control_group_that_nobody_knows_is_ended_and_removed(
 
 
 async def test_a_control_group_that_does_not_empty_does_not_stop_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(leftovers, "KILL_TIMEOUT", 0.05)
     stuck = AGroup(tmp_path, alive=True, looks=1000)
     assert await end_groups({"stuck": stuck}, []) is False
     assert (stuck.was_killed, stuck.is_removed) == (True, False)
+    assert caplog.records[-1].getMessage() == "stuck of an earlier llamad cannot be ended"
+    stays = AGroup(tmp_path, alive=True, looks=1000)
+    stays.populated = lambda: False  # type: ignore[method-assign]
+    assert await end_groups({"stays": stays}, []), "a folder that cannot be removed runs nothing"
 
 
 # --- ended where nobody kept them
