@@ -73,7 +73,8 @@ def test_a_server_beyond_its_memory_limit_is_killed_whole_named_and_restored(own
     assert down["cause"] == "oom-killed"
     assert "limits.memory_max" in down["hint"]
     assert [own.code("kill", "-0", one) for one in family] == [1, 1]
-    assert "srv-eater-0-0 are going to be killed due to memory.oom.group set" in own.kernel_log()
+    whole = "srv-eater-0-0 are going to be killed due to memory.oom.group set"
+    until(lambda: whole in own.kernel_log(), f"the kernel says: {whole}")
 
     back = own.wait_ready("eater")
     assert (back["restarts"], back["cause"], back["last_exit"]) == (1, None, "killed by SIGKILL")
