@@ -74,8 +74,7 @@ class ChunkedBody:
                 return self._take_data()
             case _Next.DATA_END:
                 return self._take_data_end()
-            case _Next.NOTHING:
-                return False
+        return False
 
     def _take_line(self) -> bool:
         end = self._buffer.find(b"\r\n")

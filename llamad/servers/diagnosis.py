@@ -15,13 +15,6 @@ from llamad.servers.causes import GPU_MISSING, Kind, find_cause, gpu_missing, qu
 __all__ = ["Exit", "diagnose", "gpu_missing", "line_level", "ready_hint"]
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 _ANY: frozenset[Kind] = frozenset({"memory", "abort", "exit"})
 _ABORT: frozenset[Kind] = frozenset({"memory", "abort"})
 _MEMORY: frozenset[Kind] = frozenset({"memory"})
@@ -104,7 +97,7 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -
             return find_cause(lines, _ABORT) or _aborted(lines)
         case signals.SIGTERM | signals.SIGINT | signals.SIGHUP:
             hint = "somebody else ends llama-servers: use `llamad stop` to stop one for good"
-            return Failure("terminated", f"somebody else ended it ({_signal_name(ended.signal)})", hint)
+            return Failure("terminated", f"somebody else ended it ({signals.Signals(ended.signal).name})", hint)
         case signals.SIGSYS:
             hint = "the unit's SystemCallFilter= is too strict for this build: see `journalctl -k`, add a drop-in"
             return Failure("forbidden-call", "the sandbox forbade a system call it made", hint)
