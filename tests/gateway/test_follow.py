@@ -2,8 +2,8 @@
 
 import pytest
 
-from llamad.gateway.follow import ChunkFollower, LengthBody, UntilClose
 from llamad.gateway.fields import MalformedError
+from llamad.gateway.follow import ChunkFollower, LengthBody, UntilClose
 
 WRONG = "not chunked as it says"
 
