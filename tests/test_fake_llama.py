@@ -131,6 +131,15 @@ def test_it_leaves_a_grandchild(folder: Path) -> None:
         os.kill(pid, signal.SIGKILL)  # it is there, or this fails
 
 
+def test_it_takes_memory_when_asked(folder: Path) -> None:
+    with Server(fake(folder.absolute(), eat=100_000_000)) as server:
+        server.process.send_signal(signal.SIGUSR1)
+        statm = Path(f"/proc/{server.process.pid}/statm")
+        while int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") < 100_000_000:
+            assert server.process.poll() is None
+        assert server.get("/health").status == 200
+
+
 def test_it_writes_what_it_is_told(folder: Path) -> None:
     done = run(folder.absolute(), log="\\xff partial", long_line=20000, no_gpu=1, flood_once=50, die="ready:0")
     assert done.stderr.startswith(b"\xff partial" + b"x" * 20000 + b"\nwarning: no usable GPU found")

@@ -42,6 +42,8 @@ def main() -> None:
     _first_words()
     if setting("IGNORE_TERM"):
         _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+    if setting("EAT"):
+        _signal.signal(_signal.SIGUSR1, eat)
     if setting("GRANDCHILD"):
         _grandchild()
     die_if("start")
@@ -170,8 +172,6 @@ def _be_ready() -> None:
         srv("I", "flood", f"line {i}")
     if setting("FLOOD"):
         _thread.start_new_thread(flood, ())
-    if setting("EAT"):
-        _signal.signal(_signal.SIGUSR1, eat)
     if setting("CLOSE_OUTPUT"):
         os.close(1)
         os.close(2)
