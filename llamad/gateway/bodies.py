@@ -8,7 +8,7 @@ from llamad.gateway.fields import MalformedError, read_field
 _MAX_LINE = 256
 _MAX_EXTRA = 64 << 10
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_SIZE_START = re.compile(rb"[0-9A-Fa-f]{0,15}(?:[ \t]+|[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r?")
+_SIZE_START = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]+|[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
 
 
 class _Next(Enum):
