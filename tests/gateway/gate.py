@@ -74,6 +74,8 @@ class Rules:
     local: Callable[[], Awaitable[Answer]] | None = None
     cors_headers: Headers = field(default_factory=list)
     authorization: bytes | None = None
+    nowhere: int = 0
+    """How many leases are for a replica whose address is not known."""
     held: int = 0
     asked: list[tuple[bool, Replica | None]] = field(default_factory=list)
     waiting: list[ATicket] = field(default_factory=list)
@@ -106,7 +108,9 @@ class Rules:
         """A lease for the next address."""
         self.held += 1
         index = (len(self.asked) - 1) % len(self.addresses)
-        return ALease(Replica(ReplicaKey("one", index), address=self.addresses[index]), self)
+        address = None if self.nowhere else self.addresses[index]
+        self.nowhere = max(self.nowhere - 1, 0)
+        return ALease(Replica(ReplicaKey("one", index), address=address), self)
 
     def admit(self) -> None:
         """Let the first that waits go on."""

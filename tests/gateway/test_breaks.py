@@ -54,6 +54,13 @@ async def test_replica_that_cannot_be_reached_is_left_for_another(gate: Gate, or
     assert "127.0.0.1:1" in reply.error
 
 
+async def test_replica_without_an_address_is_left_for_another(gate: Gate) -> None:
+    gate.rules.nowhere = 1
+    reply = await gate.ask(post())
+    assert reply.status == 200
+    assert gate.rules.records[0].retries == 1
+
+
 async def test_connection_that_was_closed_while_idle_is_not_counted_as_a_death(gate: Gate, origin: Origin) -> None:
     wire = await gate.wire()
     wire.send(post(b"one"))

@@ -28,6 +28,13 @@ def test_length_is_read_anew_for_a_head_that_is_remembered(line: bytes) -> None:
     assert read_request(POST + b"\r\nContent-Length: 8").head.content_length == 8
 
 
+def test_lists_may_stand_in_several_lines() -> None:
+    block = POST + b"\r\nConnection: keep-alive\r\nConnection: X, close\r\nX: y"
+    request = read_request(block)
+    assert not request.head.keep_alive
+    assert b"x: y" not in upstream_head(request, "/", length=0, peer="unix", fixed=b"")
+
+
 def test_ids_are_not_shared_by_heads_that_are_the_same() -> None:
     assert read_request(POST).head.request_id != read_request(POST).head.request_id
 

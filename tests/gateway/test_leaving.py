@@ -8,6 +8,7 @@ import pytest
 
 from llamad.gateway.types import Refusal
 from tests.gateway.gate import Gate, get, post
+from tests.gateway.memory import Line
 from tests.gateway.origin import EVENT, STREAM_HEAD, Origin, Seen, chunk, plain
 
 
@@ -41,6 +42,28 @@ async def test_refusal_is_told_with_the_time_to_wait(gate: Gate) -> None:
     assert reply.error == "the queue is full"
     wire.send(get("/health"))
     assert (await wire.reply()).status == 200
+
+
+async def test_request_that_waited_may_be_refused_in_the_end(gate: Gate) -> None:
+    gate.rules.full = True
+    wire = await gate.wire()
+    wire.send(post())
+    await gate.until(lambda: len(gate.rules.waiting) == 1)
+    gate.rules.waiting.pop().decided(Refusal(503, "timeout", "it did not come up"))
+    assert (await wire.reply()).error == "it did not come up"
+
+
+async def test_server_is_held_back_from_the_first_byte_where_the_client_is_behind_already() -> None:
+    line = Line(answer=b"").start()
+    assert line.upstream is not None
+    await line.send(post())
+    line.client.pause_writing()
+    line.upstream.data_received(plain(200, b"hello")[:-1])
+    paused = [line.up.paused]
+    line.upstream.data_received(b"o")
+    assert [*paused, line.up.paused] == [True, False], "a connection that is kept is read"
+    line.client.resume_writing()
+    assert bytes(line.down.out).endswith(b"hello")
 
 
 @pytest.mark.parametrize("started", [False, True])
