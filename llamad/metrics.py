@@ -132,7 +132,8 @@ class Metrics:
             one.first_byte.observe(first_byte)
         one.bytes_in += bytes_in
         one.bytes_out += bytes_out
-        one.retried += retries
+        if retries:
+            one.retried += retries
 
     def rejected(self, server: str, reason: str) -> None:
         """A request for `server` got no replica."""

@@ -61,7 +61,7 @@ class AccessLog:
             "bytes_out": exchange.bytes_out,
             "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "request_id": head.request_id,
+            "request_id": exchange.request_id,
             "retries": exchange.retries,
             "error": exchange.error,
         }

@@ -17,7 +17,8 @@ from llamad.gateway.fields import (
     split_length,
     without,
 )
-from llamad.gateway.types import Answer, Headers, RequestHead
+from llamad.gateway.http1 import Request
+from llamad.gateway.types import Answer, Headers
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -35,31 +36,25 @@ class AnswerShape:
     keep_alive: bool
     events: bool
     """Whether the body is a stream of server-sent events."""
+    bodyless: bool
+    """Whether no answer of this status has a body, whatever its head says."""
 
 
 _shapes: Memory[AnswerShape] = Memory(entries=256, largest=2048)
 
 
-@dataclass(slots=True)
-class AnswerHead:
-    """An upstream's answer, its head read. `length` and `shape.chunked` frame the body; where neither does, it ends
-    with the connection.
+def read_answer(block: bytes) -> tuple[AnswerShape, int | None]:
+    """Read an upstream's head, all before the empty line; returns the body's length, if it is told, beside the shape.
+    Where neither frames the body, it ends with the connection. MalformedError where it is no head or unclear.
     """
-
-    shape: AnswerShape
-    length: int | None
-
-
-def read_answer(block: bytes) -> AnswerHead:
-    """Read an upstream's head: all before the empty line. MalformedError where it is none or its end is unclear."""
     rest, digits = split_length(block)
     shape = _shapes.known.get(rest)
     if shape is not None and (digits is None or not shape.chunked):
-        return AnswerHead(shape, None if digits is None else int(digits))
+        return shape, None if digits is None else int(digits)
     shape, length = _read_new(block)
     if digits is not None or length is None:
         _shapes.put(rest, shape)
-    return AnswerHead(shape, length)
+    return shape, length
 
 
 def _read_new(block: bytes) -> tuple[AnswerShape, int | None]:
@@ -74,36 +69,37 @@ def _read_new(block: bytes) -> tuple[AnswerShape, int | None]:
         raise MalformedError(502, "the end of the server's answer cannot be told: unclear Transfer-Encoding")
     named = connection_options(noted.get(b"connection", b""))
     status_text = b"HTTP/1.1 " + status_line[2] + b" " + (status_line[3] or b"")
+    status = int(status_line[2])
     shape = AnswerShape(
-        status=int(status_line[2]),
+        status=status,
         passed=b"\r\n".join([status_text, *without(lines, named), b""]),
         chunked=transfer is not None,
         keep_alive=modern and b"close" not in named,
         events=noted.get(b"content-type", b"").startswith(b"text/event-stream"),
+        bodyless=status in (204, 304),
     )
     return shape, None if length is None else read_length(length)
 
 
-def client_head(answer: AnswerHead, request: RequestHead, *, cors: Headers, keep_alive: bool) -> bytes:
+def client_head(shape: AnswerShape, length: int | None, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:
     """The head that the client gets for an upstream's answer."""
-    shape = answer.shape
-    text = f"x-request-id: {request.request_id}\r\n"
+    framing = ""
     if shape.chunked:
-        if request.version >= (1, 1):
-            text += "transfer-encoding: chunked\r\n"
-    elif answer.length is not None and shape.status != 204:
-        text += f"content-length: {answer.length}\r\n"
-    if not keep_alive:
-        text += "connection: close\r\n"
-    lines = [name + b": " + value + b"\r\n" for name, value in cors] if cors else ()
-    return b"".join((shape.passed, text.encode(), *lines, b"\r\n"))
+        if request.head.version >= (1, 1):
+            framing = "transfer-encoding: chunked\r\n"
+    elif length is not None and shape.status != 204:
+        framing = f"content-length: {length}\r\n"
+    close = "" if keep_alive else "connection: close\r\n"
+    text = f"x-request-id: {request.id}\r\n{framing}{close}".encode()
+    lines = b"".join([name + b": " + value + b"\r\n" for name, value in cors]) if cors else b""
+    return b"".join((shape.passed, text, lines, b"\r\n"))
 
 
-def own_answer(answer: Answer, request: RequestHead, *, cors: Headers, keep_alive: bool) -> bytes:
+def own_answer(answer: Answer, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:
     """The whole of an answer that the gateway gives itself."""
     reason = _REASONS.get(answer.status, "Unknown")
     parts = [
-        f"HTTP/1.1 {answer.status} {reason}\r\ndate: {_date()}\r\nx-request-id: {request.request_id}".encode(),
+        f"HTTP/1.1 {answer.status} {reason}\r\ndate: {_date()}\r\nx-request-id: {request.id}".encode(),
         *_written(answer.headers),
         *_written(cors),
     ]
@@ -113,7 +109,7 @@ def own_answer(answer: Answer, request: RequestHead, *, cors: Headers, keep_aliv
     if not keep_alive:
         parts.append(b"connection: close")
     parts.append(b"\r\n")
-    return b"\r\n".join(parts) + (b"" if bodyless or request.method == "HEAD" else answer.body)
+    return b"\r\n".join(parts) + (b"" if bodyless or request.head.method == "HEAD" else answer.body)
 
 
 def _written(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

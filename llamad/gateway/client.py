@@ -167,10 +167,11 @@ class Client(asyncio.Protocol):
 
     def _read_head(self, known: int) -> None:
         """Look for a whole head in the buffer, `known` bytes of which were looked at before."""
-        while self.buffer.startswith(b"\r\n"):  # empty lines before a request line are let pass (RFC 9112 section 2.2)
-            self.buffer, known = self.buffer[2:], 0
         buffer = self.buffer
-        end = buffer.find(b"\r\n\r\n", max(known - 3, 0))
+        while buffer.startswith(b"\r\n"):  # empty lines before a request line are let pass (RFC 9112 section 2.2)
+            buffer = self.buffer = buffer[2:]
+            known = 0
+        end = buffer.find(b"\r\n\r\n", known - 3 if known > 3 else 0)
         try:
             if end < 0:
                 check_start(buffer, known)

@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 MAX_FIELDS = 128
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,18})(?=\r\n|\Z)")
 
 
 class MalformedError(Exception):
@@ -129,18 +130,11 @@ def split_length(block: bytes) -> tuple[bytes, bytes | None]:
     """A head without its (first, plainly written) Content-Length line, and that line's digits: what is left is the same
     for most messages of one sender, and need not be read again.
     """
-    start = block.find(b"\r\nContent-Length: ")
-    if start < 0:
-        start = block.find(b"\r\ncontent-length: ")
-        if start < 0:
-            return block, None
-    end = block.find(b"\r\n", start + 18)
-    if end < 0:
-        end = len(block)
-    digits = block[start + 18 : end]
-    if not digits.isdigit() or len(digits) > 18:
+    found = _LENGTH_LINE.search(block)
+    if found is None:
         return block, None
-    return block[:start] + block[end:], digits
+    start, end = found.span()
+    return block[:start] + block[end:], found[1]
 
 
 def read_length(value: bytes) -> int:

@@ -3,7 +3,7 @@
 import re
 from typing import Protocol
 
-from llamad.gateway.answers import AnswerHead
+from llamad.gateway.answers import AnswerShape
 from llamad.gateway.bodies import ChunkedBody
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.types import RequestHead
@@ -177,12 +177,12 @@ def _bad_chunk() -> MalformedError:
     return MalformedError(502, "the server's answer is not chunked as it says")
 
 
-def body_of(answer: AnswerHead, request: RequestHead, there: int) -> AnswerBody:
+def body_of(shape: AnswerShape, length: int | None, request: RequestHead, there: int) -> AnswerBody:
     """How to find the end of the answer's body (RFC 9112 section 6.3), `there` bytes of which came with the head."""
-    if request.method == "HEAD" or answer.shape.status in (204, 304):
+    if shape.bodyless or request.method == "HEAD":
         return LengthBody(0)
-    if answer.length is not None:
-        return WHOLE if there == answer.length else LengthBody(answer.length)
-    if not answer.shape.chunked:
+    if length is not None:
+        return WHOLE if there == length else LengthBody(length)
+    if not shape.chunked:
         return UntilClose()
     return ChunkFollower() if request.version >= (1, 1) else Unchunked()

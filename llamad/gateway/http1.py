@@ -15,7 +15,7 @@ from llamad.gateway.fields import (
     split_length,
     without,
 )
-from llamad.gateway.types import Headers, RequestHead
+from llamad.gateway.types import Headers, Reader, RequestHead
 
 MAX_HEAD = 32 << 10
 MAX_REQUEST_LINE = 8 << 10
@@ -49,7 +49,7 @@ class Decided:
 
     epoch: object
     key: str | None
-    needs_body: bool
+    reader: Reader | None
     cors: Headers
 
 
@@ -57,10 +57,7 @@ class Decided:
 class Shape:
     """What the heads of many requests of one client have in common: all but Content-Length, and their ids."""
 
-    target: Target
-    headers: Headers
-    chunked: bool
-    keep_alive: bool
+    head: RequestHead
     expects_continue: bool
     request_id: str | None
     forwarded_for: bytes
@@ -76,44 +73,33 @@ _shapes: Memory[Shape] = Memory(entries=256, largest=2048)
 
 @dataclass(slots=True)
 class Request:
-    """A request's head, and what of it an upstream gets."""
+    """A request's head, and what it shares with no other: its body's length, if that is told, and its id."""
 
     head: RequestHead
     shape: Shape
+    length: int | None
+    id: str
 
 
 def read_request(block: bytes) -> Request:
     """Read a request's head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
-    rest, length = split_length(block)
+    rest, digits = split_length(block)
     shape = _shapes.known.get(rest)
-    headers, body_length = None, None
-    if shape is None:
-        shape, headers, body_length = _read_new(block)
-        if not shape.chunked and (length is not None or body_length is None):
+    if shape is not None:
+        length = None if digits is None else int(digits)
+    else:
+        shape, length = _read_new(block)
+        if not shape.head.chunked and (digits is not None or length is None):
             _shapes.put(rest, shape)
-    elif length is not None:
-        headers, body_length = [*shape.headers, (b"content-length", length)], int(length)
-    return _request(shape, headers or shape.headers, body_length)
+    return Request(shape.head, shape, length, shape.request_id or _new_id())
 
 
-def _request(shape: Shape, headers: Headers, length: int | None) -> Request:
-    target = shape.target
-    head = RequestHead(
-        target.method,
-        target.path,
-        target.query,
-        headers,
-        length,
-        shape.chunked,
-        shape.keep_alive,
-        target.version,
-        shape.request_id or f"{_id_prefix}-{next(_ids):x}",
-    )
-    return Request(head, shape)
+def _new_id() -> str:
+    return f"{_id_prefix}-{next(_ids):x}"
 
 
-def _read_new(block: bytes) -> tuple[Shape, Headers, int | None]:
-    """Read a head; returns the body's length and all headers beside its shape."""
+def _read_new(block: bytes) -> tuple[Shape, int | None]:
+    """Read a head; returns the body's length beside its shape."""
     if len(block) > MAX_HEAD:
         raise MalformedError(431, f"the request's head is larger than {MAX_HEAD} bytes")
     first, *rest = block.split(b"\r\n")
@@ -134,34 +120,31 @@ def _read_new(block: bytes) -> tuple[Shape, Headers, int | None]:
         b"x-forwarded-host: " + noted.get(b"x-forwarded-host", host),
         b"",
     ]
-    headers = [field.pair for field in fields]
     modern = target.version >= (1, 1)
-    shape = Shape(
-        target=target,
-        headers=[pair for pair in headers if pair[0] != b"content-length"],
+    head = RequestHead(
+        target.method,
+        target.path,
+        target.query,
+        headers=[field.pair for field in fields if field.pair[0] != b"content-length"],
         chunked=chunked,
         keep_alive=modern and b"close" not in named,
+        version=target.version,
+    )
+    shape = Shape(
+        head,
         expects_continue=modern and expects is not None,
         request_id=given.decode() if _REQUEST_ID.fullmatch(given) else None,
         forwarded_for=b"x-forwarded-for: " + (before + b", " if before else b""),
         passed=b"\r\n".join(lines),
     )
-    return shape, headers, length
+    return shape, length
 
 
 def unread_request() -> Request:
     """What stands in records for a request whose head could not be read."""
-    shape = Shape(
-        target=Target("-", "-", "", (1, 1), None),
-        headers=[],
-        chunked=False,
-        keep_alive=False,
-        expects_continue=False,
-        request_id=None,
-        forwarded_for=b"",
-        passed=b"",
-    )
-    return _request(shape, shape.headers, None)
+    head = RequestHead("-", "-", "", [], chunked=False, keep_alive=False, version=(1, 1))
+    shape = Shape(head, expects_continue=False, request_id=None, forwarded_for=b"", passed=b"")
+    return Request(head, shape, None, _new_id())
 
 
 def check_start(block: bytes, since: int) -> None:
@@ -180,14 +163,13 @@ def check_start(block: bytes, since: int) -> None:
         raise MalformedError(431, f"the request's head is larger than {MAX_HEAD} bytes")
 
 
-def upstream_head(request: Request, target: str, *, length: int, peer: str, fixed: bytes) -> bytes:
+def upstream_head(request: Request, target: str, length: int, peer: str, fixed: bytes) -> bytes:
     """The head that an upstream gets for `target` (path and query), with a body of `length` bytes. `peer` is the
     client's IP address (`unix` where it has none), `fixed` whole lines for this upstream: its Host, its Authorization.
     """
-    head, shape = request.head, request.shape
-    start = f"{head.method} {target} HTTP/1.1\r\nx-request-id: {head.request_id}\r\n"
-    if length or head.method in _WITH_BODY:
-        start += f"content-length: {length}\r\n"
+    method, shape = request.head.method, request.shape
+    told = f"content-length: {length}\r\n" if length or method in _WITH_BODY else ""
+    start = f"{method} {target} HTTP/1.1\r\nx-request-id: {request.id}\r\n{told}"
     return b"".join((start.encode(), fixed, shape.passed, shape.forwarded_for, peer.encode(), b"\r\n\r\n"))
 
 

@@ -17,8 +17,8 @@ from llamad.gateway.figures import count_lives, read_figures
 from llamad.gateway.keys import Keys
 from llamad.gateway.local import LocalAnswers
 from llamad.gateway.replies import error_answer
-from llamad.gateway.routes import Here, Names, choose, needs_body
-from llamad.gateway.types import Answer, Backends, Exchange, Headers, RequestHead, Route, ToServer
+from llamad.gateway.routes import Here, Names, choose, reader
+from llamad.gateway.types import Answer, Backends, Exchange, Headers, Reader, RequestHead, Route, ToServer
 from llamad.metrics import Metrics
 from llamad.servers.probe import Prober, probe
 
@@ -82,19 +82,19 @@ class Policy:
             return None
         return self._keys.who(head) or _UNAUTHORIZED
 
-    def needs_body(self, head: RequestHead) -> bool:
+    def reader(self, head: RequestHead) -> Reader | None:
         """See types.Policy."""
-        return needs_body(head)
+        return reader(head)
 
-    def route(self, head: RequestHead, body: bytes | None) -> Route:
+    def route(self, head: RequestHead, reader: Reader | None, body: bytes) -> Route:
         """See types.Policy."""
         if self._backends.configs is not self._configs:
             self._follow()
         if head.method == "OPTIONS":
             return self._cors.preflight(head)
-        found = choose(self._names, head, body)
+        found = choose(self._names, head, reader, body)
         if type(found) is ToServer:
-            if (key := self._server_keys.get(found.server)) is not None:
+            if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
                 found.authorization = b"Bearer " + key.encode()
             return found
         return self._local.answer(found, head.query) if isinstance(found, Here) else found
@@ -105,17 +105,15 @@ class Policy:
         """See types.Policy."""
         return error_answer(status, message, kind=kind, headers=headers)
 
-    def begin(self, head: RequestHead, peer: str) -> Exchange:
+    def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:
         """See types.Policy."""
-        return Exchange(head, self._clock(), peer)
+        return Exchange(head, request_id, began=self._clock(), peer=peer)
 
     def finished(self, exchange: Exchange) -> None:
         """See types.Policy."""
-        began = exchange.began
-        ended = exchange.ended if exchange.ended is not None else self._clock()
-        first = exchange.first_byte
+        began, ended, first, server = exchange.began, self._clock(), exchange.first_byte, exchange.server
         self._metrics.request(
-            exchange.server if exchange.server in self._backends.configs else None,
+            server if server in self._backends.configs else None,
             exchange.key,
             exchange.status,
             duration=ended - began,

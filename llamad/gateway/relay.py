@@ -9,7 +9,7 @@ import json
 from collections import deque
 from typing import Protocol, cast
 
-from llamad.gateway.answers import AnswerHead, client_head, read_answer
+from llamad.gateway.answers import AnswerShape, client_head, read_answer
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.follow import WHOLE, AnswerBody, UntilClose, body_of
 from llamad.gateway.http1 import MAX_HEAD, Request, upstream_head
@@ -60,7 +60,7 @@ class Relay:
     _ticket: Ticket | None = None
     _opening: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
-    _answer: AnswerHead | None = None
+    _answer: AnswerShape | None = None
     _following: AnswerBody | None = None
     _buffer = b""
     _retried = False
@@ -68,7 +68,7 @@ class Relay:
     _tail: deque[bytes] | None = None
 
     def __init__(
-        self, shared: Shared, caller: Caller, request: Request, body: bytes, *, route: ToServer, exchange: Exchange
+        self, shared: Shared, caller: Caller, request: Request, body: bytes, route: ToServer, exchange: Exchange
     ) -> None:
         self._shared = shared
         self._caller = caller
@@ -107,24 +107,27 @@ class Relay:
         outcome = self._shared.policy.admission.ask(
             self._route.server, self._exchange.key, self._decided, retry=self._retried, avoid=avoid
         )
-        if isinstance(outcome, Refusal):
-            self._decided(outcome)
-        elif hasattr(outcome, "release"):
-            self._decided(cast(Lease, outcome))
+        if hasattr(outcome, "release"):
+            self._granted(cast(Lease, outcome))
+        elif isinstance(outcome, Refusal):
+            self._refuse(outcome)
         else:
             self._ticket = outcome
             self._asked = self._shared.loop.time()
 
     def _decided(self, outcome: Lease | Refusal) -> None:
-        if self._ticket is not None:
-            self._ticket = None
-            self._exchange.queued_s += self._shared.loop.time() - self._asked
+        """It has waited long enough."""
+        self._ticket = None
+        self._exchange.queued_s += self._shared.loop.time() - self._asked
         if isinstance(outcome, Refusal):
             self._refuse(outcome)
         else:
-            self._lease = outcome
-            self._exchange.replica = outcome.replica.key.index
-            self._open(fresh=False)
+            self._granted(outcome)
+
+    def _granted(self, lease: Lease) -> None:
+        self._lease = lease
+        self._exchange.replica = lease.replica.key.index
+        self._open(fresh=False)
 
     def _refuse(self, refusal: Refusal) -> None:
         headers: Headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
@@ -143,10 +146,10 @@ class Relay:
             return
         pool = self._shared.upstreams.pool(address)
         upstream = None if fresh else pool.take()
-        if upstream is None:
-            self._opening = pool.connect(self)
-        else:
+        if upstream is not None:
             self._send(upstream)
+        else:
+            self._opening = pool.connect(self)
 
     def opened(self, upstream: Upstream) -> None:
         """A new connection is there."""
@@ -161,16 +164,16 @@ class Relay:
     def _send(self, upstream: Upstream) -> None:
         self._upstream = upstream
         upstream.receiver = self
-        body = self._body
-        route, fixed = self._route, upstream.pool.host
+        route, body, fixed, write = self._route, self._body, upstream.pool.host, upstream.transport.write
         if route.authorization is not None:
             fixed += b"authorization: " + route.authorization + b"\r\n"
-        head = upstream_head(self._request, route.target, length=len(body), peer=self._exchange.peer, fixed=fixed)
-        if len(body) <= _JOINED:
-            upstream.transport.write(head + body)
+        length = len(body)
+        head = upstream_head(self._request, route.target, length, self._exchange.peer, fixed)
+        if length <= _JOINED:
+            write(head + body)
         else:
-            upstream.transport.write(head)
-            upstream.transport.write(body)
+            write(head)
+            write(body)
 
     # --- its answer ---
 
@@ -208,26 +211,24 @@ class Relay:
                     raise MalformedError(502, f"the head of the server's answer is larger than {MAX_HEAD} bytes")
                 self._buffer = buffer
                 return b""
-            answer = read_answer(buffer[:end])
+            answer, length = read_answer(buffer[:end])
             buffer = buffer[end + 4 :]
-            status = answer.shape.status
-            if status >= 200:
-                return self._begin_answer(answer, buffer)
+            if answer.status >= 200:
+                return self._begin_answer(answer, length, buffer)
             self._buffer = buffer
-            if status == 101:
+            if answer.status == 101:
                 raise MalformedError(502, "the server switches protocols, which nobody asked for")
 
-    def _begin_answer(self, answer: AnswerHead, rest: bytes) -> bytes:
-        head, exchange, caller = self._request.head, self._exchange, self._caller
-        following = body_of(answer, head, len(rest))
+    def _begin_answer(self, answer: AnswerShape, length: int | None, rest: bytes) -> bytes:
+        request, exchange, caller = self._request, self._exchange, self._caller
+        following = body_of(answer, length, request.head, len(rest))
         if type(following) is UntilClose:
             caller.keeps_alive = False
         exchange.first_byte = self._shared.loop.time()
-        exchange.status = answer.shape.status
-        exchange.stream = answer.shape.events
+        exchange.status = answer.status
         if caller.writing_paused:
             self.pause()
-        out = client_head(answer, head, cors=caller.cors, keep_alive=caller.keeps_alive)
+        out = client_head(answer, length, request, cors=caller.cors, keep_alive=caller.keeps_alive)
         if following is WHOLE:
             out += rest
         elif rest:
@@ -243,7 +244,7 @@ class Relay:
         self._upstream = self._lease = None
         if upstream is not None:
             transport = upstream.transport
-            if answer.shape.keep_alive and not following.surplus and not transport.get_write_buffer_size():
+            if answer.keep_alive and not following.surplus and not transport.get_write_buffer_size():
                 if self._caller.writing_paused:
                     transport.resume_reading()
                 upstream.keep()
@@ -299,12 +300,12 @@ class Relay:
         assert following is not None
         self._let_go()
         self._exchange.error = "upstream-died"
-        repair = following.repair() if answer.shape.events else None
+        repair = following.repair() if answer.events else None
         if repair is None:
             self._caller.cut()
             return
         event = error_event(message)
-        if answer.shape.chunked and head.version >= (1, 1):
+        if answer.chunked and head.version >= (1, 1):
             event = b"%x\r\n%b\r\n" % (len(event), event)
         self._caller.write(repair + event)
         self._caller.answered(keep_alive=False)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from urllib.parse import unquote
 
 from llamad.config.model import ServerConfig
 from llamad.gateway import modelname
 from llamad.gateway.modelname import UnreadableError
 from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
-from llamad.gateway.types import Answer, RequestHead, ToServer
+from llamad.gateway.types import Answer, Reader, RequestHead, ToServer
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -73,16 +74,42 @@ class Names:
         return self._servers.get(name)
 
 
-def needs_body(head: RequestHead) -> bool:
-    """Whether the model stands in the body."""
-    if head.method not in _WITH_BODY:
-        return False
+def reader(head: RequestHead) -> Reader | None:
+    """What reads the model off the body; None: it does not stand there."""
     path = head.path
-    return path not in _PLACES and path != _ARRAY_BODY and not path.startswith(_SERVERS)
+    if head.method not in _WITH_BODY or path in _PLACES or path == _ARRAY_BODY or path.startswith(_SERVERS):
+        return None
+    kind = head.header(b"content-type") or b""
+    if kind[:19].lower() == b"multipart/form-data":
+        return partial(modelname.in_form, content_type=kind.decode("latin-1"))
+    may_be_empty = head.query or path not in _KNOWN
+    return _in_any_json if may_be_empty else modelname.in_json
 
 
-def choose(names: Names, head: RequestHead, body: bytes | None) -> ToServer | Here | Answer:
-    """Where a request goes; `body` is looked at where `needs_body` says so. OPTIONS is not asked here."""
+def _in_any_json(body: bytes) -> str | None:
+    return modelname.in_json(body) if body else None
+
+
+def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) -> ToServer | Here | Answer:
+    """Where a request goes; `read` is `reader(head)`. OPTIONS is not asked here."""
+    if read is None:
+        found = _by_head(names, head)
+        if found is not None:
+            return found
+    try:
+        name = None if read is None else read(body)
+        if name is None and head.query:
+            name = modelname.in_query(head.query)
+    except UnreadableError as error:
+        return error_answer(400, str(error), kind="invalid_request_error")
+    server = names.only if name is None else names.find(name)
+    if server is not None:
+        return ToServer(server, head.target)
+    return _nameless(names, head) if name is None else unknown_model(name, names.known)
+
+
+def _by_head(names: Names, head: RequestHead) -> ToServer | Here | Answer | None:
+    """What path and method say alone; None: a server is asked, whichever it is."""
     path = head.path
     if head.method not in METHODS:
         return not_allowed(head.method[:20], ", ".join(sorted(METHODS)))
@@ -92,36 +119,13 @@ def choose(names: Names, head: RequestHead, body: bytes | None) -> ToServer | He
         return _one_server(names, head)
     if head.method in ("GET", "HEAD") and path.startswith(_MODELS):
         return _one_model(names, path)
-    try:
-        name = _model(head, body)
-    except UnreadableError as error:
-        return error_answer(400, str(error), kind="invalid_request_error")
-    if name is None:
-        return ToServer(names.only, _target(head)) if names.only is not None else _nameless(names, head)
-    server = names.find(name)
-    return unknown_model(name, names.known) if server is None else ToServer(server, _target(head))
-
-
-def _model(head: RequestHead, body: bytes | None) -> str | None:
-    """The model that the body names, else the query."""
-    name = None
-    if body is not None and needs_body(head):
-        kind = head.header(b"content-type") or b""
-        if kind[:19].lower() == b"multipart/form-data":
-            name = modelname.in_form(body, kind.decode("latin-1"))
-        elif body or (not head.query and head.path in _KNOWN):
-            name = modelname.in_json(body)
-    return name if name is not None or not head.query else modelname.in_query(head.query)
-
-
-def _target(head: RequestHead) -> str:
-    return f"{head.path}?{head.query}" if head.query else head.path
+    return None
 
 
 def _nameless(names: Names, head: RequestHead) -> Answer:
     """No model where there are several servers, or none."""
     path = head.path[:100]
-    how = 'add "model": "NAME" to the body' if needs_body(head) else "add ?model=NAME"
+    how = "add ?model=NAME" if reader(head) is None else 'add "model": "NAME" to the body'
     how = f"{how}, or ask for /servers/NAME{path}; {there_is(names.known)}"
     if head.path not in _KNOWN:
         return error_answer(404, f"nothing is at {path!r}: {how}", kind="not_found")

@@ -10,7 +10,7 @@ from llamad.gateway.fields import MalformedError
 from llamad.gateway.http1 import Decided, Request
 from llamad.gateway.relay import Relay
 from llamad.gateway.shared import Shared
-from llamad.gateway.types import Answer, Headers, Local, Route, ToServer
+from llamad.gateway.types import Answer, Headers, Local, Reader, Route, ToServer
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Turn:
     _body: SizedBody | ChunkedBody | None = None
     _held = 0
     """Bytes of the body counted in `Shared.body_bytes`."""
+    _reader: Reader | None = None
     _route: Route | None = None
     _relay: Relay | None = None
     _local: asyncio.Task[None] | None = None
@@ -61,12 +62,12 @@ class Turn:
         self._shared = shared
         self._connection = connection
         self._request = request
-        self._unread = head.chunked or bool(head.content_length)
+        self._unread = head.chunked or bool(request.length)
         """Whether not all of the body was taken."""
         self.write = connection.write
         self.cors: Headers = []
         self.keeps_alive = head.keep_alive and not shared.draining
-        self.exchange = shared.policy.begin(head, connection.peer)
+        self.exchange = shared.policy.begin(head, request.id, connection.peer)
 
     @property
     def writing_paused(self) -> bool:
@@ -87,24 +88,30 @@ class Turn:
             decided = request.shape.decided = known
         self.cors = decided.cors
         self.exchange.key = decided.key
-        if not decided.needs_body:
-            self._route = shared.policy.route(head, None)
+        self._reader = decided.reader
+        if decided.reader is None:
+            self._route = shared.policy.route(head, None, b"")
             if isinstance(self._route, Answer):
                 self.answer(self._route)
                 return
-        limit = shared.limits.max_body
-        length, connection = head.content_length, self._connection
-        if not self._unread:
+        if self._unread:
+            self._begin_body()
+        else:
             self._decide(b"")
-        elif length is not None and length > limit:
+
+    def _begin_body(self) -> None:
+        """Take what is there of the body, which often is all."""
+        length, connection, limit = self._request.length, self._connection, self._shared.limits.max_body
+        there = connection.buffer
+        if length is not None and length > limit:
             self.refuse(too_large(limit))
-        elif length is not None and len(connection.buffer) >= length:
-            body, connection.buffer = connection.buffer[:length], connection.buffer[length:]
+        elif length is not None and len(there) >= length:
+            connection.buffer = there[length:]
             self._unread = False
-            self._decide(body)
+            self._decide(there[:length])
         else:
             self._body = ChunkedBody(limit) if length is None else SizedBody(length)
-            if self._request.shape.expects_continue and not connection.buffer:
+            if self._request.shape.expects_continue and not there:
                 self.write(CONTINUE)
             self.read_body()
 
@@ -114,7 +121,7 @@ class Turn:
         key = shared.policy.authorize(head)
         if isinstance(key, Answer):
             return key
-        return Decided(shared.epoch, key, shared.policy.needs_body(head), shared.policy.cors(head))
+        return Decided(shared.epoch, key, shared.policy.reader(head), shared.policy.cors(head))
 
     def read_body(self) -> None:
         """Take what came of the body off the connection's buffer."""
@@ -148,10 +155,10 @@ class Turn:
         """All of the request is there."""
         shared, request, exchange = self._shared, self._request, self.exchange
         exchange.bytes_in = len(body)
-        route = self._route or shared.policy.route(request.head, body)
+        route = self._route or shared.policy.route(request.head, self._reader, body)
         if isinstance(route, ToServer):
-            self._relay = Relay(shared, self, request, body, route=route, exchange=exchange)
-            self._relay.start()
+            relay = self._relay = Relay(shared, self, request, body, route, exchange)
+            relay.start()
         elif isinstance(route, Local):
             self._local = shared.tasks.spawn(self._answer_locally(route))
         else:
@@ -168,12 +175,12 @@ class Turn:
 
     def answer(self, answer: Answer) -> None:
         """Give an answer of our own."""
-        head, policy, exchange = self._request.head, self._shared.policy, self.exchange
+        request, policy, exchange = self._request, self._shared.policy, self.exchange
         self._skip_body()
         keep_alive = self.keeps_alive and not answer.close and not self._unread
         exchange.status = answer.status
         exchange.bytes_out += len(answer.body)
-        self.write(own_answer(answer, head, cors=policy.cors(head), keep_alive=keep_alive))
+        self.write(own_answer(answer, request, cors=policy.cors(request.head), keep_alive=keep_alive))
         self.answered(keep_alive=keep_alive)
 
     def refuse(self, error: MalformedError) -> None:
@@ -224,7 +231,7 @@ class Turn:
 
     def _skip_body(self) -> None:
         """A body that is here already, though nobody wants it, does not end the connection."""
-        length, connection = self._request.head.content_length, self._connection
+        length, connection = self._request.length, self._connection
         if self._unread and self._body is None and length is not None and len(connection.buffer) >= length:
             connection.buffer = connection.buffer[length:]
             self._unread = False
@@ -234,5 +241,4 @@ class Turn:
         self._relay = None  # the two know each other: without this, only the collector would end them
         if self._held:
             self._hold(0)
-        self.exchange.ended = self._shared.loop.time()
         self._shared.policy.finished(self.exchange)

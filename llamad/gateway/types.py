@@ -12,19 +12,24 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case, in the order they came."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request's head after strict parsing. `path` is decoded from nothing: it is the target up to `?`, as sent."""
+    """A request's head after strict parsing, less what differs between requests that are alike otherwise: its
+    Content-Length and its id. `path` is decoded from nothing: it is the target up to `?`, as sent.
+    """
 
     method: str
     path: str
     query: str
     headers: Headers
-    content_length: int | None
     chunked: bool
     keep_alive: bool
     version: tuple[int, int]
-    request_id: str
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return f"{self.path}?{self.query}" if self.query else self.path
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -64,6 +69,8 @@ class Local:
 
 
 Route = ToServer | Local | Answer
+Reader = Callable[[bytes], str | None]
+"""Reads the model that a body names; the policy's own: the data path only keeps it with the head it was given for."""
 
 
 @dataclass(slots=True)
@@ -140,13 +147,10 @@ class Backends(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Exchange:
     """One request as the access log and the metrics see it; filled in along the way. Times are the loop's clock."""
 
-    head: RequestHead
-    began: float
-    peer: str = ""
+    # Defaults stand in the class: most requests never change them, and an object less to fill is time saved.
     key: str | None = None
     """The name of the API key, never the key."""
     server: str | None = None
@@ -154,21 +158,25 @@ class Exchange:
     status: int = 0
     queued_s: float = 0.0
     first_byte: float | None = None
-    ended: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     retries: int = 0
-    stream: bool = False
     error: str | None = None
     """What went wrong after the head was sent: `client-left`, `upstream-died`."""
     tail: bytes = b""
     """The last bytes of the answer's body (bounded), where `usage` and `timings` stand."""
 
+    def __init__(self, head: RequestHead, request_id: str, *, began: float, peer: str) -> None:
+        self.head = head
+        self.request_id = request_id
+        self.began = began
+        self.peer = peer
+
 
 class Policy(Protocol):
     """What the data path asks of whoever decides: keys, routes, queues, errors and records. Nothing here waits.
 
-    `authorize`, `needs_body` and `cors` go by the head and the accepted configuration alone: what they said of a head
+    `authorize`, `reader` and `cors` go by the head and the accepted configuration alone: what they said of a head
     holds for the same head until the next configuration.
     """
 
@@ -179,12 +187,14 @@ class Policy(Protocol):
         """The name of the client's key, None where no key is asked, or the 401 it gets."""
         ...
 
-    def needs_body(self, head: RequestHead) -> bool:
-        """Whether the route depends on the body; `route` is then called with it, else with None before it comes."""
+    def reader(self, head: RequestHead) -> Reader | None:
+        """How the route depends on the body; None: it does not, and `route` is called before the body comes."""
         ...
 
-    def route(self, head: RequestHead, body: bytes | None) -> Route:
-        """Where the request goes, or the answer it gets."""
+    def route(self, head: RequestHead, reader: Reader | None, body: bytes) -> Route:
+        """Where the request goes, or the answer it gets; `reader` is what was said of the head, and without one `body`
+        is not looked at.
+        """
         ...
 
     def error(
@@ -193,7 +203,7 @@ class Policy(Protocol):
         """An error in the OpenAI shape; `headers` join the answer's."""
         ...
 
-    def begin(self, head: RequestHead, peer: str) -> Exchange:
+    def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:
         """A request came from `peer` (an IP address, or `unix`); its head was accepted, or is a stub for a bad one."""
         ...
 

@@ -4,27 +4,23 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from llamad.host.address import Address
 from llamad.servers.state import State, move
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ReplicaKey:
+class ReplicaKey(NamedTuple):
     """One supervised replica. `generation` grows with every replacement, so that the old and the new one of a
     start-first replace are told apart; it stays the same over restarts after a crash.
     """
 
     server: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a key for
     generation: int = 0
 
     def __str__(self) -> str:
         return f"{self.server}/{self.index}"
-
-    def __hash__(self) -> int:
-        return hash(self.server) + 31 * self.index + self.generation  # every request asks several times
 
 
 @dataclass(frozen=True, slots=True)

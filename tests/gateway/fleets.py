@@ -6,6 +6,7 @@ from typing import Any
 
 from llamad.config.model import ServerConfig
 from llamad.errors import ServerDownError, UnknownServerError
+from llamad.gateway.http1 import Request, Shape
 from llamad.gateway.types import Headers, Lease, Refusal, RequestHead
 from llamad.host.address import TcpAddress
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
@@ -21,12 +22,17 @@ def a_head(method: str = "POST", path: str = "/v1/chat/completions", query: str 
         path,
         query,
         fields,
-        content_length=None,
         chunked=False,
         keep_alive=True,
         version=(1, 1),
-        request_id="r-1",
     )
+
+
+def a_request(method: str = "POST", path: str = "/v1/chat/completions") -> Request:
+    """A request with the id `r-1`."""
+    head = a_head(method, path)
+    shape = Shape(head, expects_continue=False, request_id="r-1", forwarded_for=b"", passed=b"")
+    return Request(head, shape, None, "r-1")
 
 
 def servers(*names: str, **fields: Any) -> dict[str, ServerConfig]:

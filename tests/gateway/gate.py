@@ -17,6 +17,7 @@ from llamad.gateway.types import (
     Headers,
     Lease,
     Local,
+    Reader,
     Refusal,
     RequestHead,
     Route,
@@ -121,10 +122,10 @@ class Rules:
             return None
         return "me" if head.header(b"authorization") == b"Bearer " + self.key else self.error(401, "no good key")
 
-    def needs_body(self, head: RequestHead) -> bool:
-        return head.path.startswith("/v1/")
+    def reader(self, head: RequestHead) -> Reader | None:
+        return (lambda _: "one") if head.path.startswith("/v1/") else None
 
-    def route(self, head: RequestHead, body: bytes | None) -> Route:
+    def route(self, head: RequestHead, reader: Reader | None, body: bytes) -> Route:
         if head.path == "/health":
             return Answer(200, b"fine", b"text/plain")
         if head.path == "/local":
@@ -132,8 +133,7 @@ class Rules:
             return Local(self.local)
         if head.path == "/nothing":
             return self.error(404, "there is nothing here")
-        target = head.path + (f"?{head.query}" if head.query else "")
-        return ToServer("one", target, self.authorization)
+        return ToServer("one", head.target, self.authorization)
 
     def error(
         self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None
@@ -141,12 +141,11 @@ class Rules:
         body = {"error": {"message": message, "type": kind, "code": status}}
         return Answer(status, json.dumps(body).encode(), headers=headers or [])
 
-    def begin(self, head: RequestHead, peer: str) -> Exchange:
+    def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:
         self.begun += 1
-        return Exchange(head, asyncio.get_running_loop().time(), peer)
+        return Exchange(head, request_id, began=asyncio.get_running_loop().time(), peer=peer)
 
     def finished(self, exchange: Exchange) -> None:
-        assert exchange.ended is not None
         assert all(exchange is not other for other in self.records), "told twice"
         self.records.append(exchange)
 

@@ -7,13 +7,13 @@ import pytest
 from llamad.gateway.answers import client_head, own_answer, read_answer
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.types import Answer
-from tests.gateway.fleets import a_head
+from tests.gateway.fleets import a_request
 
 OK = b"HTTP/1.1 200 OK\r\nServer: x"
 
 
 def headed(block: bytes, **how: Any) -> list[bytes]:
-    return client_head(read_answer(block), a_head(), **{"cors": [], "keep_alive": True, **how}).split(b"\r\n")
+    return client_head(*read_answer(block), a_request(), **{"cors": [], "keep_alive": True, **how}).split(b"\r\n")
 
 
 def test_answer_is_written_anew() -> None:
@@ -28,25 +28,25 @@ def test_answer_without_a_reason_has_none() -> None:
 
 
 def test_old_and_closing_servers_are_not_kept() -> None:
-    assert read_answer(OK).shape.keep_alive
-    assert not read_answer(OK + b"\r\nConnection: Close").shape.keep_alive
-    assert not read_answer(b"HTTP/1.0 200 OK").shape.keep_alive
+    assert read_answer(OK)[0].keep_alive
+    assert not read_answer(OK + b"\r\nConnection: Close")[0].keep_alive
+    assert not read_answer(b"HTTP/1.0 200 OK")[0].keep_alive
 
 
 @pytest.mark.parametrize("odd", [b"content-Length: 5", b"Content-Length:5"])
 def test_odd_lengths_are_read_each_time(odd: bytes) -> None:
     for _ in range(2):
-        assert read_answer(OK + b"\r\n" + odd).length == 5
-    assert read_answer(OK).length is None
+        assert read_answer(OK + b"\r\n" + odd)[1] == 5
+    assert read_answer(OK)[1] is None
 
 
 def test_what_is_remembered_lets_no_second_framing_pass() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"
-    assert read_answer(chunked).shape.chunked
+    assert read_answer(chunked)[0].chunked
     for block in (chunked + b"\r\nContent-Length: 5", chunked.replace(b"1.1", b"1.0"), chunked + b", gzip"):
         with pytest.raises(MalformedError):
             read_answer(block)
-    assert read_answer(OK + b"\r\nContent-Length: 5").length == 5
+    assert read_answer(OK + b"\r\nContent-Length: 5")[1] == 5
     with pytest.raises(MalformedError):
         read_answer(OK + b"\r\nContent-Length: 5\r\nContent-Length: 6")
 
@@ -60,7 +60,7 @@ def test_nonsense_is_no_answer(first: bytes) -> None:
 
 def test_own_answer_is_whole() -> None:
     answer = Answer(404, b"{}", headers=[(b"a", b"b")])
-    written = own_answer(answer, a_head(), cors=[(b"vary", b"origin")], keep_alive=False)
+    written = own_answer(answer, a_request(), cors=[(b"vary", b"origin")], keep_alive=False)
     head, body = written.split(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == b"HTTP/1.1 404 Not Found"
@@ -71,7 +71,7 @@ def test_own_answer_is_whole() -> None:
 
 
 def test_own_answer_has_no_body_where_none_may_be() -> None:
-    assert own_answer(Answer(200, b"{}"), a_head("HEAD"), cors=[], keep_alive=True).endswith(b": 2\r\n\r\n")
-    nothing = own_answer(Answer(204), a_head(), cors=[], keep_alive=True)
+    assert own_answer(Answer(200, b"{}"), a_request("HEAD"), cors=[], keep_alive=True).endswith(b": 2\r\n\r\n")
+    nothing = own_answer(Answer(204), a_request(), cors=[], keep_alive=True)
     assert b"content-length" not in nothing
-    assert own_answer(Answer(799, b"x"), a_head(), cors=[], keep_alive=True).startswith(b"HTTP/1.1 799 Unknown\r\n")
+    assert own_answer(Answer(799, b"x"), a_request(), cors=[], keep_alive=True).startswith(b"HTTP/1.1 799 Unknown\r\n")

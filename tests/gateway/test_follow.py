@@ -1,5 +1,7 @@
 """Where an answer's body ends, and what is done about one that breaks off or is framed wrongly."""
 
+from dataclasses import replace
+
 import pytest
 
 from llamad.gateway.answers import read_answer
@@ -81,13 +83,13 @@ def test_a_chunk_that_breaks_off_is_brought_to_its_end() -> None:
     ],
 )
 def test_the_head_says_how_the_end_is_found(head: bytes, kind: type) -> None:
-    assert type(body_of(read_answer(head), a_head(), 0)) is kind
+    assert type(body_of(*read_answer(head), a_head(), 0)) is kind
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
 def test_some_answers_have_no_body_whatever_they_say(method: str, status: int) -> None:
     answer = read_answer(b"HTTP/1.1 %d X\r\nContent-Length: 5" % status)
-    body = body_of(answer, a_head(method), 5)
+    body = body_of(*answer, a_head(method), 5)
     assert body.done
     assert body.feed(b"abcde") == b""
     assert body.surplus
@@ -95,14 +97,13 @@ def test_some_answers_have_no_body_whatever_they_say(method: str, status: int) -
 
 def test_an_answer_that_is_whole_need_not_be_followed() -> None:
     answer = read_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5")
-    assert body_of(answer, a_head(), 5) is WHOLE
-    assert body_of(answer, a_head(), 6) is not WHOLE
+    assert body_of(*answer, a_head(), 5) is WHOLE
+    assert body_of(*answer, a_head(), 6) is not WHOLE
 
 
 def test_an_old_client_has_the_chunks_taken_off() -> None:
-    head = a_head()
-    head.version = (1, 0)
-    body = body_of(read_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"), head, 0)
+    head = replace(a_head(), version=(1, 0))
+    body = body_of(*read_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"), head, 0)
     assert type(body) is Unchunked
     assert body.repair() == b""
     assert body.feed(chunk(b"ab") + b"2\r\nc") == b"abc"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamad.gateway.modelname import UnreadableError, in_form, in_query
-from llamad.gateway.routes import Here, Names, Place, choose, needs_body
-from llamad.gateway.types import Answer, ToServer
+from llamad.gateway.routes import Here, Names, Place, choose, reader
+from llamad.gateway.types import Answer, RequestHead, ToServer
 from tests.gateway.fleets import a_head, servers
 
 ONE = Names(servers("qwen", aliases=("default", "org/model")))
@@ -32,8 +32,12 @@ def error_of(answer: object) -> dict[str, Any]:
     return error
 
 
+def route_of(names: Names, head: RequestHead, body: bytes | None) -> object:
+    return choose(names, head, reader(head), body or b"")
+
+
 def posted(names: Names, body: bytes | None, path: str = "/v1/chat/completions", **head: str) -> object:
-    return choose(names, a_head("POST", path, **head), body)
+    return route_of(names, a_head("POST", path, **head), body)
 
 
 # --- by the body ---
@@ -43,7 +47,7 @@ def posted(names: Names, body: bytes | None, path: str = "/v1/chat/completions",
 @pytest.mark.parametrize("name", ["qwen", "default", "org/model"])
 def test_every_path_of_llama_server_is_routed_by_name_and_alias(path: str, name: str) -> None:
     body = json.dumps({"model": name, "x": 1}).encode()
-    assert needs_body(a_head("POST", path))
+    assert reader(a_head("POST", path))
     assert posted(TWO, body, path) == ToServer("qwen", path)
 
 
@@ -137,10 +141,10 @@ def test_the_query_names_the_model_where_the_body_does_not() -> None:
 
 def test_lora_adapters_take_a_list_and_are_routed_by_the_query() -> None:
     head = a_head("POST", "/lora-adapters", "model=emb")
-    assert not needs_body(head)
-    assert choose(TWO, head, None) == ToServer("emb", "/lora-adapters?model=emb")
-    assert choose(ONE, a_head("POST", "/lora-adapters"), None) == ToServer("qwen", "/lora-adapters")
-    assert "?model=NAME" in error_of(choose(TWO, a_head("POST", "/lora-adapters"), None))["message"]
+    assert not reader(head)
+    assert route_of(TWO, head, None) == ToServer("emb", "/lora-adapters?model=emb")
+    assert route_of(ONE, a_head("POST", "/lora-adapters"), None) == ToServer("qwen", "/lora-adapters")
+    assert "?model=NAME" in error_of(route_of(TWO, a_head("POST", "/lora-adapters"), None))["message"]
 
 
 def test_an_empty_post_where_no_body_is_owed_goes_to_the_only_server() -> None:
@@ -154,15 +158,18 @@ def test_an_empty_post_where_no_body_is_owed_goes_to_the_only_server() -> None:
     ("path", "query"), [("/props", "model=emb"), ("/slots", "a=b&model=emb"), ("/x", "model=em%62")]
 )
 def test_a_get_is_routed_by_its_query(path: str, query: str) -> None:
-    assert not needs_body(a_head("GET", path, query))
-    assert choose(TWO, a_head("GET", path, query), None) == ToServer("emb", f"{path}?{query}")
+    assert not reader(a_head("GET", path, query))
+    assert route_of(TWO, a_head("GET", path, query), None) == ToServer("emb", f"{path}?{query}")
 
 
 @pytest.mark.parametrize("query", ["", "a=b", "models=emb"])
 def test_a_get_without_a_model(query: str) -> None:
     suffix = f"?{query}" if query else ""
-    assert choose(ONE, a_head("GET", "/props", query), None) == ToServer("qwen", f"/props{suffix}")
-    known, unknown = choose(TWO, a_head("GET", "/props", query), None), choose(TWO, a_head("GET", "/x", query), None)
+    assert route_of(ONE, a_head("GET", "/props", query), None) == ToServer("qwen", f"/props{suffix}")
+    known, unknown = (
+        route_of(TWO, a_head("GET", "/props", query), None),
+        route_of(TWO, a_head("GET", "/x", query), None),
+    )
     assert isinstance(known, Answer)
     assert isinstance(unknown, Answer)
     assert (known.status, unknown.status) == (400, 404)
@@ -171,7 +178,7 @@ def test_a_get_without_a_model(query: str) -> None:
 
 @pytest.mark.parametrize("query", ["model=a&model=b", "model=%ff", "&".join(f"model{i}=1" for i in range(200))])
 def test_a_query_that_makes_no_sense_is_refused(query: str) -> None:
-    answer = choose(ONE, a_head("GET", "/props", query), None)
+    answer = route_of(ONE, a_head("GET", "/props", query), None)
     assert isinstance(answer, Answer)
     assert answer.status == 400
     with pytest.raises(UnreadableError):
@@ -290,9 +297,9 @@ def test_a_form_is_read_whatever_the_other_parts_hold(data: bytes, name: str) ->
 @pytest.mark.parametrize("names", [NONE, ONE, TWO])
 def test_what_the_gateway_answers_itself(path: str, place: Place, names: Names) -> None:
     for method in ("GET", "HEAD"):
-        assert choose(names, a_head(method, path, "model=whatever"), None) == Here(place)
-    answer = choose(names, a_head("POST", path), None)
-    assert not needs_body(a_head("POST", path))
+        assert route_of(names, a_head(method, path, "model=whatever"), None) == Here(place)
+    answer = route_of(names, a_head("POST", path), None)
+    assert not reader(a_head("POST", path))
     assert isinstance(answer, Answer)
     assert answer.status == 405
     assert answer.headers == [(b"allow", b"GET, HEAD")]
@@ -302,24 +309,24 @@ def test_what_the_gateway_answers_itself(path: str, place: Place, names: Names) 
     "path", ["/v1/models/qwen", "/models/default", "/v1/models/org/model", "/v1/models/org%2Fmodel"]
 )
 def test_one_model(path: str) -> None:
-    assert choose(TWO, a_head("GET", path), None) == Here(Place.MODEL, "qwen")
+    assert route_of(TWO, a_head("GET", path), None) == Here(Place.MODEL, "qwen")
 
 
 def test_an_unknown_model_by_path() -> None:
-    assert error_of(choose(TWO, a_head("GET", "/v1/models/nope"), None))["code"] == "model_not_found"
+    assert error_of(route_of(TWO, a_head("GET", "/v1/models/nope"), None))["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_one_server_with_everything_it_has(method: str) -> None:
     for name in ("qwen", "default", "org%2Fmodel"):
         head = a_head(method, f"/servers/{name}/v1/x", "a=b&model=emb")
-        assert not needs_body(head)
-        assert choose(TWO, head, None) == ToServer("qwen", "/v1/x?a=b&model=emb")
-    assert choose(TWO, a_head(method, "/servers/emb/"), None) == ToServer("emb", "/")
+        assert not reader(head)
+        assert route_of(TWO, head, None) == ToServer("qwen", "/v1/x?a=b&model=emb")
+    assert route_of(TWO, a_head(method, "/servers/emb/"), None) == ToServer("emb", "/")
 
 
 def test_a_servers_page_needs_its_slash() -> None:
-    answer = choose(TWO, a_head("GET", "/servers/qwen", "a=b"), None)
+    answer = route_of(TWO, a_head("GET", "/servers/qwen", "a=b"), None)
     assert isinstance(answer, Answer)
     assert answer.status == 308
     assert answer.headers == [(b"location", b"/servers/qwen/?a=b")]
@@ -327,7 +334,7 @@ def test_a_servers_page_needs_its_slash() -> None:
 
 @pytest.mark.parametrize("path", ["/servers/nope/x", "/servers/", "/servers/nope"])
 def test_a_server_that_is_not_there(path: str) -> None:
-    answer = choose(TWO, a_head("GET", path), None)
+    answer = route_of(TWO, a_head("GET", path), None)
     assert isinstance(answer, Answer)
     assert answer.status == 404
     assert "there is qwen, emb" in error_of(answer)["message"]
@@ -335,7 +342,7 @@ def test_a_server_that_is_not_there(path: str) -> None:
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW" * 100])
 def test_an_unknown_method_is_405_with_those_there_are(method: str) -> None:
-    answer = choose(ONE, a_head(method, "/x"), None)
+    answer = route_of(ONE, a_head(method, "/x"), None)
     assert isinstance(answer, Answer)
     assert answer.status == 405
     assert b"POST" in answer.headers[0][1]
