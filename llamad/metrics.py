@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -50,6 +51,20 @@ class ServerFigures:
     name: str
     queued: int
     replicas: Sequence[ReplicaFigures]
+
+
+class Served(Protocol):
+    """A request that is over. Times are seconds of one clock; `first_byte` is None when no server answered, `status` 0
+    when its client left before there was one (counted as 499, as nginx does).
+    """
+
+    key: str | None
+    status: int
+    began: float
+    first_byte: float | None
+    bytes_in: int
+    bytes_out: int
+    retries: int
 
 
 class _Histogram:
@@ -107,33 +122,20 @@ class Metrics:
         """Ask `read` for the servers' figures at every scrape."""
         self._read = read
 
-    def request(
-        self,
-        server: str | None,
-        key: str | None,
-        status: int,
-        *,
-        duration: float,
-        first_byte: float | None,
-        bytes_in: int,
-        bytes_out: int,
-        retries: int,
-    ) -> None:
-        """A request is over. Seconds since it began; `first_byte` None when no server answered. Status 0: its client
-        left before there was one, counted as 499, as nginx does.
-        """
+    def request(self, server: str | None, served: Served, now: float) -> None:
+        """A request is over at `now`; `server` is None where it was for none that is configured."""
         name = server or UNKNOWN
         one = self._servers.get(name)
         if one is None:
             one = self._servers[name] = _Server()
-        one.requests[key or UNKNOWN, status or 499] += 1
-        one.duration.observe(duration)
+        one.requests[served.key or UNKNOWN, served.status or 499] += 1
+        began, first_byte = served.began, served.first_byte
+        one.duration.observe(now - began)
         if first_byte is not None:
-            one.first_byte.observe(first_byte)
-        one.bytes_in += bytes_in
-        one.bytes_out += bytes_out
-        if retries:
-            one.retried += retries
+            one.first_byte.observe(first_byte - began)
+        one.bytes_in += served.bytes_in
+        one.bytes_out += served.bytes_out
+        one.retried += served.retries
 
     def rejected(self, server: str, reason: str) -> None:
         """A request for `server` got no replica."""

@@ -1,5 +1,8 @@
 """What is counted, and that Prometheus can read it."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
 from llamad.metrics import MAX_CAUSES, Metrics, ReplicaFigures, ServerFigures
@@ -11,11 +14,21 @@ def a_metrics() -> Metrics:
     return Metrics("1.2.3", State)
 
 
-def request(
-    metrics: Metrics, server: str | None = "a", key: str | None = "alice", status: int = 200, **more: object
-) -> None:
-    given = {"duration": 0.2, "first_byte": 0.02, "bytes_in": 100, "bytes_out": 1000, "retries": 0, **more}
-    metrics.request(server, key, status, **given)  # type: ignore[arg-type]
+@dataclass
+class ARequest:
+    """A metrics.Served."""
+
+    key: str | None = "alice"
+    status: int = 200
+    began: float = 0.0
+    first_byte: float | None = 0.02
+    bytes_in: int = 100
+    bytes_out: int = 1000
+    retries: int = 0
+
+
+def request(metrics: Metrics, server: str | None = "a", *, duration: float = 0.2, **more: Any) -> None:
+    metrics.request(server, ARequest(**more), duration)
 
 
 def read(metrics: Metrics) -> Samples:

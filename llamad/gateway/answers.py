@@ -84,15 +84,16 @@ def _read_new(block: bytes) -> tuple[AnswerShape, int | None]:
 def client_head(shape: AnswerShape, length: int | None, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:
     """The head that the client gets for an upstream's answer."""
     framing = ""
-    if shape.chunked:
-        if request.head.version >= (1, 1):
-            framing = "transfer-encoding: chunked\r\n"
-    elif length is not None and shape.status != 204:
-        framing = f"content-length: {length}\r\n"
+    if length is not None:
+        if shape.status != 204:
+            framing = f"content-length: {length}\r\n"
+    elif shape.chunked and request.head.version >= (1, 1):
+        framing = "transfer-encoding: chunked\r\n"
     close = "" if keep_alive else "connection: close\r\n"
-    text = f"x-request-id: {request.id}\r\n{framing}{close}".encode()
-    lines = b"".join([name + b": " + value + b"\r\n" for name, value in cors]) if cors else b""
-    return b"".join((shape.passed, text, lines, b"\r\n"))
+    text = f"x-request-id: {request.id}\r\n{framing}{close}\r\n".encode()
+    if cors:
+        text = b"".join([name + b": " + value + b"\r\n" for name, value in cors]) + text
+    return shape.passed + text
 
 
 def own_answer(answer: Answer, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:

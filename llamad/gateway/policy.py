@@ -111,18 +111,9 @@ class Policy:
 
     def finished(self, exchange: Exchange) -> None:
         """See types.Policy."""
-        began, ended, first, server = exchange.began, self._clock(), exchange.first_byte, exchange.server
-        self._metrics.request(
-            server if server in self._backends.configs else None,
-            exchange.key,
-            exchange.status,
-            duration=ended - began,
-            first_byte=None if first is None else first - began,
-            bytes_in=exchange.bytes_in,
-            bytes_out=exchange.bytes_out,
-            retries=exchange.retries,
-        )
-        self._access.write(exchange, ended)
+        now, server = self._clock(), exchange.server
+        self._metrics.request(server if server in self._backends.configs else None, exchange, now)
+        self._access.write(exchange, now)
 
     def cors(self, head: RequestHead) -> Headers:
         """See types.Policy."""
