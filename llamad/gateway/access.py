@@ -34,8 +34,7 @@ class AccessLog:
 
     def write(self, exchange: Exchange, now: float) -> None:
         """`exchange` is over at `now`, by the loop's clock."""
-        failed = exchange.status >= 400 or exchange.error is not None or not exchange.status
-        if self.mode == "off" or (self.mode == "errors" and not failed):
+        if self.mode != "all" and (self.mode == "off" or (0 < exchange.status < 400 and exchange.error is None)):
             return
         ours = exchange.status >= 500 or exchange.error not in (None, "client-left")
         level = logging.WARNING if ours else logging.INFO

@@ -91,11 +91,7 @@ def read_request(block: bytes) -> Request:
         shape, length = _read_new(block)
         if not shape.head.chunked and (digits is not None or length is None):
             _shapes.put(rest, shape)
-    return Request(shape.head, shape, length, shape.request_id or _new_id())
-
-
-def _new_id() -> str:
-    return f"{_id_prefix}-{next(_ids):x}"
+    return Request(shape.head, shape, length, shape.request_id or f"{_id_prefix}-{next(_ids):x}")
 
 
 def _read_new(block: bytes) -> tuple[Shape, int | None]:
@@ -144,7 +140,7 @@ def unread_request() -> Request:
     """What stands in records for a request whose head could not be read."""
     head = RequestHead("-", "-", "", [], chunked=False, keep_alive=False, version=(1, 1))
     shape = Shape(head, expects_continue=False, request_id=None, forwarded_for=b"", passed=b"")
-    return Request(head, shape, None, _new_id())
+    return Request(head, shape, None, f"{_id_prefix}-{next(_ids):x}")
 
 
 def check_start(block: bytes, since: int) -> None:
