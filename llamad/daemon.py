@@ -64,7 +64,7 @@ def run(config: Path) -> int:
     except LlamadError as error:
         log.error("%s", error, extra={"event": "cannot-run"})
         return error.exit_code
-    except Exception:
+    except Exception:  # the last resort: whatever it is, it stands in the journal, and systemd restarts llamad
         log.exception("llamad ends because of a bug", extra={"event": "bug"})
         return ExitCode.FAILED
 

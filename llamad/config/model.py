@@ -1,4 +1,4 @@
-"""The configuration as frozen values: what may be written, its type, its default and its bounds (design.md 2).
+"""The configuration as frozen values: what may be written, its type, its default and its bounds.
 
 The JSON Schema for editors and the checks of the loader both come from here; every field's description is what an
 editor shows. Bounds that need more than one server (ports, aliases) are in `checks`.

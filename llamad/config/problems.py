@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class ProblemKind(Enum):
-    """What a problem stops (design.md 2)."""
+    """What a problem stops."""
 
     TEXT = "text"
     """Wrong in the file: nothing of the file is accepted."""

@@ -1,6 +1,6 @@
 """The shapes on the control socket, built from values. Pure.
 
-`status_document` is the contract of `llamad status --json` (design.md 3): every key is always there, null where there
+`status_document` is the contract of `llamad status --json`: every key is always there, null where there
 is nothing; keys may join, none may leave or change its meaning.
 """
 

@@ -1,4 +1,4 @@
-"""The sender's side of systemd.md 1, against a datagram socket that plays systemd."""
+"""The sender's side of the notify protocol, against a datagram socket that plays systemd."""
 
 import asyncio
 import os
