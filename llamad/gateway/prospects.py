@@ -16,7 +16,6 @@ RETRY_SOON = 5.0
 """Seconds: a failed replica whose next try is nearer than this is worth waiting for."""
 RETRY_AFTER = 5
 """Seconds, in Retry-After, after which a busy server is worth another question."""
-_UNNAMED = Failure("failed", "it ended again and again", "llamad logs shows its output")
 _COMING = frozenset({State.STARTING, State.LOADING, State.BACKOFF, State.UNRESPONSIVE})
 _DOWN = frozenset({State.FAILED, State.STOPPED})
 
@@ -52,7 +51,8 @@ def _retries_soon(replica: Replica, now: float) -> bool:
 def failure_refusal(server: str, replicas: Iterable[Replica], now: float) -> Refusal:
     """503 for a server whose replicas failed: the first named cause, its hint, and when the next try is due."""
     failed = [one for one in replicas if one.state is State.FAILED]
-    why = next((one.last_error for one in failed if one.last_error is not None), _UNNAMED)
+    unnamed = Failure("failed", "it ended again and again", f"`llamad logs {server}` shows its output")
+    why = next((one.last_error for one in failed if one.last_error is not None), unnamed)
     retries = [max(one.retry_at - now, 0.0) for one in failed if one.retry_at is not None]
     message = f"{server} is down: {_in_words(why)}"
     if not retries:

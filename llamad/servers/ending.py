@@ -81,6 +81,8 @@ class Ending:
 
     async def _drain(self, timeout: float) -> None:
         """Wait until nothing runs in it: no request of the gateway's, and no slot that somebody else keeps busy."""
+        if not timeout and not self._traffic.in_flight(self._key):
+            return  # there is no time to ask it for others'
         try:
             async with asyncio.timeout(timeout):
                 await self._traffic.drained(self._key)

@@ -211,7 +211,7 @@ class Member:
         self._posts[index] = replace(old, launch=launch, order=target.order)
         self._board.update(old.supervisor.key, last_error=failure)
         log.error(
-            "not replaced: %s; the old one goes on", failure.message,
+            "not replaced: %s; the old one goes on, and `llamad restart %s` tries again", failure.message, self.name,
             extra={"server": self.name, "replica": index, "event": "replace-failed", "cause": failure.cause},
         )  # fmt: skip
 

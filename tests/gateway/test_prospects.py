@@ -72,7 +72,7 @@ def test_max_concurrent_is_the_limit_but_slots_are_the_weight() -> None:
 def test_a_failure_without_a_name_is_still_explained() -> None:
     refusal = failure_refusal("a", [replica(S.FAILED, retry_at=NOW - 1)], NOW)
     assert (refusal.status, refusal.kind, refusal.retry_after) == (503, "failed", 1)
-    assert "a is down: it ended again and again (llamad logs shows its output)" in refusal.message
+    assert "a is down: it ended again and again (`llamad logs a` shows its output)" in refusal.message
 
 
 def test_a_failure_without_a_hint_is_shown_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 
@@ -127,6 +128,21 @@ def test_draining_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
 
     tell(story)
     assert "still had requests after 20s" in caplog.text
+
+
+def test_without_time_to_drain_only_requests_that_are_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(in_flight: int) -> None:
+        with a_world() as world:
+            async with supervised(world, stop=StopPolicy(drain_timeout=0)) as one:
+                await one.until(State.READY)
+                for _ in range(in_flight):
+                    one.traffic.begin(KEY)
+            assert world.machine.children[0].got_term
+
+    tell(partial(story, 0))
+    assert "still had requests" not in caplog.text
+    tell(partial(story, 1))
+    assert "still had requests after 0ms" in caplog.text
 
 
 def test_draining_ends_with_the_child() -> None:
