@@ -181,10 +181,6 @@ class Notifier:
         """Every part makes progress. Call it each `watchdog_interval`."""
         self._send("WATCHDOG=1")
 
-    def watchdog_trigger(self) -> None:
-        """llamad is broken: have systemd abort it as for a missed ping."""
-        self._send("WATCHDOG=trigger")
-
     def extend_timeout(self, seconds: float) -> None:
         """Give the running start, reload or stop `seconds` from now; repeat it inside that window."""
         self._send(f"EXTEND_TIMEOUT_USEC={max(1, round(seconds * 1e6))}")

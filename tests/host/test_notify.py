@@ -112,7 +112,6 @@ class TestMessages:
         notifier.ready()
         notifier.status("1/1 ready")
         notifier.watchdog()
-        notifier.watchdog_trigger()
         notifier.restart_reset()
         notifier.remove("log-qwen")
         notifier.stopping()
@@ -121,7 +120,6 @@ class TestMessages:
             "READY=1",
             "STATUS=1/1 ready",
             "WATCHDOG=1",
-            "WATCHDOG=trigger",
             "RESTART_RESET=1",
             "FDSTOREREMOVE=1\nFDNAME=log-qwen",
             "STOPPING=1",
@@ -310,7 +308,6 @@ class TestNobodyThere:
             notifier.status("x")
         notifier.extend_timeout(1)
         notifier.watchdog()
-        notifier.watchdog_trigger()
         notifier.restart_reset()
         assert not notifier.store("a", 0)
         assert not notifier.remove("a")
