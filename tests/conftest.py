@@ -9,6 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("llamad", deadline=None)  # on a busy machine a slow example says nothing
+settings.load_profile("llamad")
 
 MAX_WORKER_MB = 512
 MAX_TEST_GROWTH_MB = 50

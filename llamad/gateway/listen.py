@@ -7,9 +7,11 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from llamad.gateway.upstream import Spawn
 from llamad.host.address import Address, TcpAddress, UnixAddress
@@ -18,6 +20,8 @@ FIRST_RETRY = 0.5
 LAST_RETRY = 10.0
 BACKLOG = 1024
 UNIX_MODE = 0o660
+_LEAVE_THE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Since Python 3.13 a server that is closed removes its socket's file, which a successor may have inherited."""
 SOCKET_UNIT_NAME = "gateway"
 """FileDescriptorName= of llamad.socket."""
 
@@ -184,9 +188,10 @@ class Listener:
 
     def withdraw(self) -> None:
         """This address is not wanted any more: close it, and leave no socket's file behind."""
-        if self._file is not None and self._file == _file(self._address):
-            os.unlink(str(self._address).removeprefix("unix:"))
         self.close()
+        if isinstance(self._address, UnixAddress) and self._file is not None and self._file == _file(self._address):
+            with contextlib.suppress(OSError):  # llamad may not write there any more: a successor replaces the file
+                self._address.path.unlink()
 
     def close(self) -> None:
         """Take no more connections here; those that are there stay. A unix socket's file stays too: a successor may
@@ -230,8 +235,11 @@ class Listener:
     async def _serve(self, sockets: Iterable[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(self._serve_one, sock=sock))
+            if sock.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self._serve_one, sock=sock, **_LEAVE_THE_FILE)
+            else:
+                server = await loop.create_server(self._serve_one, sock=sock)
+            self._servers.append(server)
 
     def _say(self, problem: str | None) -> None:
         self.problem = problem

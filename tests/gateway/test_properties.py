@@ -60,7 +60,7 @@ async def test_answer_cut_anywhere_is_passed_on_the_same(name: str, version: byt
     assert await _answer(answer, request, tuple(range(len(answer)))) == whole
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     body=st.binary(max_size=200),
     sizes=st.lists(st.integers(1, 50), max_size=8),
@@ -86,7 +86,7 @@ def test_bodies_and_answers_are_the_same_however_they_are_cut(
     asyncio.run(check())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=5).map(tuple))
 def test_no_bytes_at_all_harm_the_gateway(noise: bytes, cuts: Cuts) -> None:
     async def check() -> None:

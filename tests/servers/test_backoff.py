@@ -45,7 +45,7 @@ def test_a_run_that_was_ready_for_long_enough_starts_anew() -> None:
     assert count_failures(0, ready_for=0, policy=policy) == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     failures=some.integers(1, 5000),
     chance=some.floats(0, 1),

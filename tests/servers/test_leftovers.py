@@ -32,9 +32,11 @@ from tests.service_manager import short_folder
 
 
 @contextmanager
-def a_leftover(script: str = "exec sleep 60", **changes: Any) -> Iterator[tuple[subprocess.Popen[bytes], Record]]:
-    """A process that a dead llamad has recorded; it says when it is up."""
-    words = ["/bin/sh", "-c", f"echo up; {script}"]
+def a_leftover(
+    script: str = "exec sleep 60", *, first: str = ":", **changes: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], Record]]:
+    """A process that a dead llamad has recorded; it says when it is up, and does `first` before that."""
+    words = ["/bin/sh", "-c", f"{first}; echo up; {script}"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, process_group=0) as process:
         assert process.stdout is not None
         assert process.stdout.read(3) == b"up\n"
@@ -146,7 +148,7 @@ async def test_what_an_obedient_one_leaves_goes_too() -> None:
 async def test_many_leftovers_end_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "TERM_TIMEOUT", 0.3)
     with ExitStack() as stack:
-        records = [stack.enter_context(a_leftover("trap '' TERM; sleep 60; :"))[1] for _ in range(5)]
+        records = [stack.enter_context(a_leftover("sleep 60; :", first="trap '' TERM"))[1] for _ in range(5)]
         began = time.monotonic()
         await end_recorded(records)
         assert 0.3 <= time.monotonic() - began < 1.2
@@ -419,7 +421,7 @@ async def test_unwanted_ones_that_do_not_obey_are_killed(
     launcher: ProcessLauncher, handed: Handed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "TERM_TIMEOUT", 0.02)
-    with a_leftover("trap '' TERM; sleep 60; :") as (process, record):
+    with a_leftover("sleep 60; :", first="trap '' TERM") as (process, record):
         handed.pidfd(record)
         handed.log(record)
         claimed, _ = claim((record,), handed.fds, launcher)

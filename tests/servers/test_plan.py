@@ -132,7 +132,7 @@ def _as_intents(drawn: dict[str, tuple[int, str, float]]) -> dict[str, Intent]:
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(_INTENTS, _INTENTS)
 def test_every_server_gets_exactly_one_step_and_only_a_changed_launch_replaces(
     before: dict[str, tuple[int, str, float]], after: dict[str, tuple[int, str, float]]

@@ -108,7 +108,7 @@ def test_group_and_memory_are_asked_together() -> None:
     assert room_for(a_server(group="g", memory=8), there, {"host": 8}).never is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=some.integers(0, 10),
     drawn=some.lists(some.tuples(some.integers(0, 10), some.booleans(), some.booleans(), some.booleans()), max_size=5),
