@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from llamad.config.files import DROP_INS
 from llamad.config.loader import Loaded
 from llamad.host.dirs import Directories
 
@@ -31,7 +32,7 @@ def keep_accepted(files: Iterable[Path], file: Path, directories: Directories) -
         return
     try:
         fresh = Path(tempfile.mkdtemp(dir=directories.runtime, prefix=f"{_FOLDER}-"))  # for nobody else to read
-        (fresh / "conf.d").mkdir()
+        (fresh / DROP_INS).mkdir()
         for one in files:
             shutil.copyfile(one, fresh / _place(one, file))
         link = directories.runtime / f"{_FOLDER}.new"
@@ -62,7 +63,7 @@ def emptied(loaded: Loaded, running: Iterable[str], file: Path, directories: Dir
 
 
 def _place(one: Path, file: Path) -> Path:
-    return Path(file.name) if one == file else Path("conf.d", one.name)
+    return Path(file.name) if one == file else Path(DROP_INS, one.name)
 
 
 def _is_empty(path: Path) -> bool:

@@ -104,10 +104,10 @@ async def _as_written(
             return None, (mistake,)
         wrong = await asyncio.to_thread(read_keys, config)
         return First(loaded, config, intents(config, loaded), keys_unknown=bool(wrong)), wrong
-    except Exception as error:
+    except Exception as error:  # no reason to end a model that runs
         if not inherits:
             raise
-        log.exception("a bug in llamad", extra={"event": "bug"})  # no reason to end a model
+        log.exception("a bug in llamad", extra={"event": "bug"})
         return None, (f"a bug in llamad: {error!r}",)
 
 

@@ -109,7 +109,7 @@ class Front:
             while True:
                 if self._news.is_set() and self._accepted is not None:
                     self._news.clear()
-                    await gateway.apply(self._accepted.gateway, self._keys)
+                    await self._apply_safely(gateway, self._accepted)
                 if self._can_store:
                     self._store(gateway.descriptors)
                 if gateway.stuck(loop.time()) is None:
@@ -119,6 +119,13 @@ class Front:
                         await self._news.wait()
                 except TimeoutError:
                     continue
+
+    async def _apply_safely(self, gateway: Gateway, config: Config) -> None:
+        """The last resort of the gateway: a bug of ours costs this change and nobody's connection."""
+        try:
+            await gateway.apply(config.gateway, self._keys)
+        except Exception:
+            log.exception("a bug in llamad: the gateway follows the configuration in part only", extra={"event": "bug"})
 
     def _longest_drain(self) -> float:
         """Seconds that requests may take to end at the end: as long as the most patient server allows."""

@@ -125,10 +125,8 @@ class Reloader:
                     applied = await self._once()
             except ConfigError as error:
                 _refuse(asked, error)
-            except Exception as error:
-                log.exception(
-                    "a bug in llamad: nothing was changed", extra={"event": "bug"}
-                )  # no reason to end a model
+            except Exception as error:  # no reason to end a model
+                log.exception("a bug in llamad: this configuration holds in part at most", extra={"event": "bug"})
                 self.error = f"a bug in llamad: {error!r}"
                 _refuse(asked, LlamadError(self.error, hint="please report it with the log"))
             else:

@@ -19,7 +19,7 @@ from llamad.servers.models import ModelsFolderError, scan
 from llamad.servers.output import Line
 from llamad.servers.plan import Action
 from llamad.servers.probe import Prober
-from llamad.servers.state import State
+from llamad.servers.state import State, together
 
 
 class Verbs(operations.Operations):
@@ -156,7 +156,7 @@ class Verbs(operations.Operations):
         return Settled(server, self._state(server), self._fleet.failure(server))
 
     def _state(self, server: str) -> State:
-        return wire.server_state([view.state for view in self._fleet.board.of(server)])
+        return together(view.state for view in self._fleet.board.of(server))
 
 
 def _devices() -> Devices:

@@ -13,6 +13,7 @@ from llamad.errors import ExitCode
 from llamad.host.dirs import Directories, directories
 
 if TYPE_CHECKING:
+    from llamad.config.loader import Loaded
     from llamad.config.problems import Problem
 
 
@@ -20,25 +21,37 @@ def check(file: Path, *, as_json: bool) -> int:
     """`llamad check`: every problem on standard error, a line each, and one line that sums up; 0 or 78."""
     from llamad.config.loader import load
 
-    loaded = load(file, directories_for(file), environ=os.environ, service_user=service_user(file, uid=os.geteuid()))
+    user = service_user(file, uid=os.geteuid())
+    loaded = load(file, directories_for(file), environ=os.environ, service_user=user)
     servers = [] if loaded.config is None else list(loaded.config.servers)
-    code = ExitCode.CONFIG if loaded.problems else ExitCode.OK
+    problems = (*loaded.problems, *_key_problems(loaded, file, user))
+    code = ExitCode.CONFIG if problems else ExitCode.OK
     if as_json:
         report = {
             "file": str(file),
             "files": [str(one) for one in loaded.files],
-            "ok": not loaded.problems,
+            "ok": not problems,
             "servers": servers,
-            "problems": [_problem_document(problem) for problem in loaded.problems],
+            "problems": [_problem_document(problem) for problem in problems],
         }
         print(json.dumps(report, indent=2))
         return code
-    warn(str(problem) for problem in loaded.problems)
-    if loaded.problems:
-        print(f"{file}: {_counted(len(loaded.problems), 'problem')}", file=sys.stderr)
+    warn(str(problem) for problem in problems)
+    if problems:
+        print(f"{file}: {_counted(len(problems), 'problem')}", file=sys.stderr)
     else:
         print(f"{file}: OK, {_counted(len(servers), 'server')}")
     return code
+
+
+def _key_problems(loaded: "Loaded", file: Path, user: str | None) -> "list[Problem]":
+    """What is wrong in the file of API keys, or in the one that the service of `user` has its credential from."""
+    from llamad.gateway.keys import load_keys
+
+    if loaded.config is None or any(problem.path == "gateway.api_keys_file" for problem in loaded.problems):
+        return []
+    environ = os.environ if user is None else {"CREDENTIALS_DIRECTORY": str(file.parent)}
+    return load_keys(loaded.config.gateway, environ)[1]
 
 
 def _counted(number: int, noun: str) -> str:

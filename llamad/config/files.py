@@ -46,6 +46,11 @@ def read_files(file: Path) -> tuple[list[Source], list[Problem]]:
     return sources, problems
 
 
+def is_drop_in(path: Path) -> bool:
+    """Whether a file of the folder DROP_INS is read: a hidden one is an editor's, or a tool's that is writing it."""
+    return path.suffix == ".yaml" and not path.name.startswith(".")
+
+
 def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
     try:
         names = sorted(entry.name for entry in folder.iterdir())
@@ -53,13 +58,13 @@ def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
         return [], []
     except OSError as error:
         return [], [Problem(Position(folder, 1, 1), "", f"cannot be read: {error.strerror}")]
-    seen = [folder / name for name in names if not name.startswith(".")]
+    there = [folder / name for name in names]
     ignored = [
         Problem(Position(path, 1, 1), "", "is not read: drop-ins end in .yaml", ProblemKind.WORLD)
-        for path in seen
-        if path.suffix == ".yml"
+        for path in there
+        if path.suffix == ".yml" and is_drop_in(path.with_suffix(".yaml"))
     ]
-    return [path for path in seen if path.suffix == ".yaml"], ignored
+    return [path for path in there if is_drop_in(path)], ignored
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import watchfiles
 
+from llamad.config.files import DROP_INS, is_drop_in
 from llamad.host.inotify import Writers
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class FolderWatch:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._drop_ins = file.parent / "conf.d"
+        self._drop_ins = file.parent / DROP_INS
         self._known = _marks(self._files())
 
     async def saved(self) -> AsyncIterator[None]:
@@ -75,11 +76,11 @@ class FolderWatch:
 
     def _concerns(self, _: watchfiles.Change, name: str) -> bool:
         path = Path(name)
-        drop_in = path.parent.name == "conf.d" and path.suffix == ".yaml" and not path.name.startswith(".")
+        drop_in = path.parent.name == DROP_INS and is_drop_in(path)
         return drop_in or path in (self._file, self._file.resolve(), self._drop_ins)
 
     def _files(self) -> Iterable[Path]:
-        return [self._file, *sorted(self._drop_ins.glob("*.yaml"))]
+        return [self._file, *sorted(path for path in self._drop_ins.glob("*.yaml") if is_drop_in(path))]
 
 
 async def settled(files: Callable[[], Iterable[Path]], writers: Writers) -> Marks:

@@ -13,16 +13,9 @@ from llamad.config.problems import Problem, ProblemKind
 from llamad.config.yamltree import Node
 from llamad.host.devices import count_gpus
 from llamad.host.gguf import GgufError, read_header
+from llamad.host.sandbox import hidden_by, hidden_hint, unreadable_hint
 
 KEYS_CREDENTIAL = "api-keys"
-HIDDEN_BY_SANDBOX: Mapping[str, str] = {
-    "/home": "ProtectHome=yes",
-    "/root": "ProtectHome=yes",
-    "/run/user": "ProtectHome=yes",
-    "/tmp": "PrivateTmp=yes",
-    "/var/tmp": "PrivateTmp=yes",
-}
-"""Folders of which the unit's sandbox shows the service nothing."""
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -40,15 +33,6 @@ class Reader:
         """systemd's credentials of this service; None outside it."""
         folder = self.environ.get("CREDENTIALS_DIRECTORY")
         return Path(folder) if folder else None
-
-    @property
-    def sandboxed(self) -> bool:
-        """Whether this process is a service (systemd.exec(5), INVOCATION_ID)."""
-        return "INVOCATION_ID" in self.environ
-
-    def hidden(self, path: Path) -> str | None:
-        """The unit's setting that hides `path` from the service."""
-        return next((why for folder, why in HIDDEN_BY_SANDBOX.items() if path.is_relative_to(folder)), None)
 
 
 def model_problems(server: Written, reader: Reader) -> Iterator[Problem]:
@@ -80,10 +64,7 @@ def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
     except FileNotFoundError:
         return f"there is no {path}", _missing_hint(path, reader)
     except PermissionError:
-        return (
-            f"{path} cannot be read: permission denied",
-            f"the user {_own_name()} needs to read it and to enter its folders",
-        )
+        return f"{path} cannot be read: permission denied", unreadable_hint(path, reader.environ)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}", None
     try:
@@ -103,19 +84,16 @@ def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
 
 
 def _missing_hint(path: Path, reader: Reader) -> str | None:
-    setting = reader.hidden(path) if reader.sandboxed else None
-    if setting:
-        return f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
     if "~" in path.parts:
         return "~ is not expanded: write the whole path"
-    return None
+    return hidden_hint(path, reader.environ)
 
 
 def _service_fault(path: Path, reader: Reader) -> tuple[str, str] | None:
     """A path that root can read and the service cannot."""
     if reader.service_user is None:
         return None
-    setting = reader.hidden(path)
+    setting = hidden_by(path)
     if setting:
         hint = f"its sandbox hides that folder ({setting}): put the model into models_dir"
         return f"{path} can be read by root, but not by the service", hint
@@ -143,14 +121,6 @@ def _blocked(path: Path, user: str) -> Path | None:
         if not status.st_mode >> shift & need:
             return one
     return None
-
-
-def _own_name() -> str:
-    uid = os.geteuid()
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"with id {uid}"
 
 
 def device_problems(server: Written, reader: Reader) -> Iterator[Problem]:

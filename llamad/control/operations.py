@@ -16,7 +16,7 @@ from llamad.servers.state import State
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A server after a verb: its state (`wire.server_state`) and, where the verb waited and it failed, why."""
+    """A server after a verb: its state (`state.together`) and, where the verb waited and it failed, why."""
 
     server: str
     state: State

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from llamad.errors import ConfigError, LlamadError
-from llamad.servers.state import State
+from llamad.servers.state import State, together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ class ReplicaDocument(TypedDict):
 
 
 class ServerDocument(TypedDict):
-    """One server; `state` is that of its replicas together (`server_state`)."""
+    """One server; `state` is that of its replicas together (`state.together`)."""
 
     name: str
     wanted: str
@@ -261,7 +261,7 @@ def server_document(view: ServerView, *, now: float) -> ServerDocument:
     return {
         "name": config.name,
         "wanted": view.wanted,
-        "state": server_state([replica.state for replica in view.replicas]),
+        "state": together(replica.state for replica in view.replicas),
         "aliases": list(config.aliases),
         "model": model,
         "url": config.url,
@@ -313,23 +313,6 @@ def _gpus(config: ServerConfig, index: int) -> str | list[str | int] | None:
     except IndexError:  # a replica on its way out, of a configuration that had more of them
         return None
     return list(gpus) if isinstance(gpus, tuple) else gpus
-
-
-_TELLING = (
-    State.READY,
-    State.LOADING,
-    State.STARTING,
-    State.UNRESPONSIVE,
-    State.DRAINING,
-    State.STOPPING,
-    State.BACKOFF,
-    State.FAILED,
-)
-
-
-def server_state(states: Sequence[State]) -> State:
-    """The state of several replicas together: the one nearest to taking requests; none: stopped."""
-    return next((state for state in _TELLING if state in states), State.STOPPED)
 
 
 def timestamp(at: float) -> str:

@@ -1,29 +1,13 @@
 """What the board and the traffic records say, as figures for the metrics and for people."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from llamad.gateway.types import Backends
 from llamad.metrics import Metrics, ReplicaFigures, ServerFigures
 from llamad.servers.board import Change, Replica
-from llamad.servers.state import State
+from llamad.servers.state import NEAREST_FIRST, State
 
-_BEST_FIRST = (
-    State.READY,
-    State.UNRESPONSIVE,
-    State.LOADING,
-    State.STARTING,
-    State.DRAINING,
-    State.STOPPING,
-    State.BACKOFF,
-    State.FAILED,
-    State.STOPPED,
-)
 _ENDED = frozenset({State.BACKOFF, State.FAILED})
-
-
-def best_state(replicas: Iterable[Replica]) -> State:
-    """The state of a server: that of its best replica, `stopped` without any."""
-    return min((one.state for one in replicas), key=_BEST_FIRST.index, default=State.STOPPED)
 
 
 def read_figures(backends: Backends) -> list[ServerFigures]:
@@ -38,7 +22,7 @@ def read_figures(backends: Backends) -> list[ServerFigures]:
             by_index.setdefault(one.key.index, []).append(one)
         shown = []
         for index, group in by_index.items():
-            best = min(group, key=lambda one: _BEST_FIRST.index(one.state))
+            best = min(group, key=lambda one: NEAREST_FIRST.index(one.state))
             shown.append(
                 ReplicaFigures(
                     index,

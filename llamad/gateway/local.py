@@ -7,13 +7,12 @@ from typing import Any
 from llamad import __version__
 from llamad.config.model import ServerConfig
 from llamad.gateway.asking import NO_REPORT, Asker, Report, Target
-from llamad.gateway.figures import best_state
 from llamad.gateway.replies import json_answer, unknown_model
 from llamad.gateway.routes import Here, Place
 from llamad.gateway.types import Answer, Backends, Local
 from llamad.metrics import CONTENT_TYPE, Metrics
 from llamad.servers.board import Failure, Replica
-from llamad.servers.state import State
+from llamad.servers.state import State, together
 
 _OWNER = "llamad"
 _CONTEXT_ARGS = frozenset({"ctx_size", "c"})
@@ -61,7 +60,7 @@ class LocalAnswers:
         for name, config in self._backends.configs.items():
             if config.start == "always" and self._wanted(name) == "running":
                 replicas = self._backends.board.of(name)
-                if best_state(replicas) is not State.READY:
+                if together(one.state for one in replicas) is not State.READY:
                     down[name] = _why(replicas)
         if not down:
             return json_answer({"status": "ok"})
@@ -98,7 +97,7 @@ class LocalAnswers:
             "created": self._since,
             "owned_by": _OWNER,
             "aliases": list(config.aliases),
-            "state": best_state(replicas),
+            "state": together(one.state for one in replicas),
             "start": config.start,
             "replicas": {"ready": sum(one.state is State.READY for one in replicas), "configured": config.replicas},
             "context": report.context if report.context is not None else _written_context(config),
@@ -127,7 +126,7 @@ def _asks_servers(query: str) -> bool:
 def _why(replicas: list[Replica]) -> dict[str, str | None]:
     failure: Failure | None = next((one.last_error for one in replicas if one.last_error is not None), None)
     return {
-        "state": best_state(replicas),
+        "state": together(one.state for one in replicas),
         "cause": failure.cause if failure is not None else None,
         "message": failure.message if failure is not None else None,
         "hint": failure.hint if failure is not None else None,

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from llamad.host.gguf import GgufError, read_header
+from llamad.host.sandbox import unreadable_hint
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 
@@ -26,18 +27,14 @@ def _inspect_model(model: Path) -> Failure | None:
     except IsADirectoryError:
         return _permanent("model-missing", f"the model {model} is a folder", "model: names a .gguf file in it")
     except PermissionError:
-        return _permanent("model-unreadable", f"the model {model} may not be read by llamad", _unreadable_hint(model))
+        return _permanent(
+            "model-unreadable", f"the model {model} may not be read by llamad", unreadable_hint(model, os.environ)
+        )
     except OSError as error:
         return Failure("model-unreadable", f"the model {model} cannot be read: {error.strerror}", "look at the disk")
     except GgufError as error:
         return _permanent("model-corrupt", f"the model {model} is not usable: {error}", "fetch it again")
     return None
-
-
-def _unreadable_hint(model: Path) -> str:
-    if model.parts[:2] in (("/", "home"), ("/", "root")) or model.parts[:3] == ("/", "run", "user"):
-        return "the service's sandbox hides home folders: move it, or see ProtectHome= in systemctl edit llamad"
-    return "let the user llamad read it and enter every folder above it"
 
 
 def _permanent(cause: str, message: str, hint: str) -> Failure:

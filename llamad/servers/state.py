@@ -4,6 +4,7 @@ One table says what may follow what; `move` is the only way to change a state, a
 from the table.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -52,6 +53,25 @@ MOVES: dict[State, frozenset[State]] = {
     S.BACKOFF: frozenset({S.STARTING, S.LOADING, S.READY, S.STOPPED, S.FAILED}),
     S.FAILED: frozenset({S.STARTING, S.LOADING, S.READY, S.BACKOFF, S.STOPPED}),
 }
+
+
+NEAREST_FIRST = (
+    S.READY,
+    S.LOADING,
+    S.STARTING,
+    S.UNRESPONSIVE,
+    S.DRAINING,
+    S.STOPPING,
+    S.BACKOFF,
+    S.FAILED,
+    S.STOPPED,
+)
+"""By how soon a replica in that state takes requests again."""
+
+
+def together(states: Iterable[State]) -> State:
+    """The state of several replicas together: the one nearest to taking requests; none: stopped."""
+    return min(states, key=NEAREST_FIRST.index, default=State.STOPPED)
 
 
 class IllegalMoveError(Exception):

@@ -10,6 +10,7 @@ import pytest
 from llamad.config import world
 from llamad.config.loader import load
 from llamad.config.problems import ProblemKind
+from llamad.host import sandbox
 from tests.builders import gguf
 from tests.config.files import Place, a_place
 
@@ -82,6 +83,26 @@ def test_a_model_without_permission(place: Place, monkeypatch: pytest.MonkeyPatc
     assert world._model_fault(model, world.Reader({})) == (message, hint)
 
 
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [
+        ("/home/ann/m.gguf", "ProtectHome=yes"),
+        ("/root/m.gguf", "ProtectHome=yes"),
+        ("/run/user/1/m", "ProtectHome=yes"),
+    ],
+)
+def test_what_the_sandbox_hides_is_not_the_users_fault(
+    path: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied")  # what a user who is not root meets below a hidden folder
+
+    monkeypatch.setattr(os, "open", refuse)
+    hint = f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
+    found = world._model_fault(Path(path), world.Reader({"INVOCATION_ID": "x"}))
+    assert found == (f"{path} cannot be read: permission denied", hint)
+
+
 def test_what_the_sandbox_hides_is_named_in_the_service(place: Place) -> None:
     for path, setting in (("/home/ann/m.gguf", "ProtectHome=yes"), ("/tmp/nowhere/m.gguf", "PrivateTmp=yes")):
         hint = f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
@@ -92,7 +113,7 @@ def test_what_the_sandbox_hides_is_named_in_the_service(place: Place) -> None:
 
 def test_what_root_reads_and_the_sandboxed_service_does_not(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = {str(place.root): "ProtectHome=yes"}
-    monkeypatch.setattr(world, "HIDDEN_BY_SANDBOX", hidden)
+    monkeypatch.setattr(sandbox, "HIDDEN", hidden)
     model = place.dirs.models / "m.gguf"
     hint = "its sandbox hides that folder (ProtectHome=yes): put the model into models_dir"
     assert said(place, model, service_user="llamad") == [
@@ -112,7 +133,7 @@ def open_place() -> Iterator[Place]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
 def test_what_root_reads_and_the_services_user_does_not(open_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "HIDDEN_BY_SANDBOX", {})
+    monkeypatch.setattr(sandbox, "HIDDEN", {})
     models = open_place.dirs.models
     model = models / "m.gguf"
     nobody = pwd.getpwnam(NOBODY)

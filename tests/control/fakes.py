@@ -26,7 +26,6 @@ from llamad.control.wire import (
     devices_document,
     log_document,
     models_document,
-    server_state,
     status_document,
 )
 from llamad.errors import ConfigError, LlamadError, UnknownServerError
@@ -35,7 +34,7 @@ from llamad.host.gguf import Header
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
 from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
-from llamad.servers.state import State
+from llamad.servers.state import State, together
 from llamad.servers.traffic import Traffic
 
 T = TypeVar("T")
@@ -161,7 +160,7 @@ class FakeOperations:
         await self._waited(verb, *servers, wait=wait)
         if wait:
             return self._settle(servers, end)
-        return tuple(Settled(name, server_state([one.state for one in self.board.of(name)])) for name in servers)
+        return tuple(Settled(name, together(one.state for one in self.board.of(name))) for name in servers)
 
     async def _waited(self, *call: object, wait: bool) -> None:
         self.calls.append((*call, wait))

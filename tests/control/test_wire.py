@@ -17,7 +17,6 @@ from llamad.control.wire import (
     log_document,
     models_document,
     server_document,
-    server_state,
     settled_document,
     status_document,
     step_document,
@@ -179,29 +178,6 @@ def test_the_gpus_are_those_of_the_replica(gpus: object, shown: object) -> None:
 def test_a_replica_that_the_configuration_has_no_gpus_for_any_more_is_shown_all_the_same() -> None:
     leaving = Replica(ReplicaKey("qwen", 2))
     assert server_document(a_view(leaving, gpus=[[0], [1]], replicas=2), now=0)["replicas"][0]["gpus"] is None
-
-
-@pytest.mark.parametrize(
-    ("states", "together"),
-    [
-        ("", "stopped"),
-        ("stopped stopped", "stopped"),
-        ("failed ready", "ready"),
-        ("draining loading", "loading"),
-        ("failed backoff", "backoff"),
-        ("stopped failed", "failed"),
-        ("stopping stopped", "stopping"),
-        ("unresponsive backoff", "unresponsive"),
-        ("starting backoff", "starting"),
-    ],
-)
-def test_a_servers_state_is_the_one_nearest_to_taking_requests(states: str, together: str) -> None:
-    assert server_state([State(state) for state in states.split()]) == together
-
-
-@pytest.mark.parametrize("state", State)
-def test_a_server_with_one_replica_has_its_state(state: State) -> None:
-    assert server_state([state]) is state
 
 
 @pytest.mark.parametrize(

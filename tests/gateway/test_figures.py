@@ -1,21 +1,11 @@
 """What the metrics are told of the board."""
 
-from llamad.gateway.figures import best_state, count_lives, read_figures
+from llamad.gateway.figures import count_lives, read_figures
 from llamad.metrics import Metrics, ReplicaFigures, ServerFigures
-from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.board import Failure
 from llamad.servers.state import State
 from tests.expositions import read_exposition, value
 from tests.gateway.fleets import SmallFleet, servers
-
-
-def test_the_best_replica_speaks_for_the_server() -> None:
-    def state(*states: State) -> State:
-        return best_state(Replica(ReplicaKey("a", index), one) for index, one in enumerate(states))
-
-    assert state() is State.STOPPED
-    assert state(State.FAILED, State.READY, State.LOADING) is State.READY
-    assert state(State.BACKOFF, State.FAILED) is State.BACKOFF
-    assert {state(one) for one in State} == set(State)
 
 
 async def test_every_server_and_each_index_once() -> None:

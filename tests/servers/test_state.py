@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamad.servers.state import MEANING, MOVES, IllegalMoveError, State, diagram, move
+from llamad.servers.state import MEANING, MOVES, IllegalMoveError, State, diagram, move, together
 
 
 @pytest.mark.parametrize("old", State)
@@ -39,3 +39,27 @@ def test_the_diagram_has_a_line_for_each_state() -> None:
     lines = diagram().splitlines()
     assert lines[0] == "stopped      -> starting, loading, ready, backoff, failed"
     assert [line.split()[0] for line in lines] == list(State)
+
+
+@pytest.mark.parametrize(
+    ("states", "all_of_them"),
+    [
+        ("", "stopped"),
+        ("stopped stopped", "stopped"),
+        ("failed ready", "ready"),
+        ("draining loading", "loading"),
+        ("failed backoff", "backoff"),
+        ("stopped failed", "failed"),
+        ("stopping stopped", "stopping"),
+        ("unresponsive backoff", "unresponsive"),
+        ("starting backoff", "starting"),
+        ("unresponsive loading", "loading"),
+    ],
+)
+def test_a_servers_state_is_the_one_nearest_to_taking_requests(states: str, all_of_them: str) -> None:
+    assert together(State(state) for state in states.split()) == all_of_them
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_server_with_one_replica_has_its_state(state: State) -> None:
+    assert together([state]) is state
