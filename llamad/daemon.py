@@ -172,6 +172,7 @@ class Daemon:
             models_dir=lambda: (self._reloader.config or config).models_dir,
             on_orders=self._note_orders,
             begin_upgrade=self._begin_upgrade,
+            gateway_problem=lambda: self._front.problem,
         )
         socket = config.control.socket or self._directories.control_socket
         with self._signals():

@@ -36,6 +36,7 @@ class Verbs(operations.Operations):
         models_dir: Callable[[], Path],
         on_orders: Callable[[], None],
         begin_upgrade: Callable[[], None],
+        gateway_problem: Callable[[], str | None],
     ) -> None:
         self._fleet = fleet
         self._reloader = reloader
@@ -45,6 +46,7 @@ class Verbs(operations.Operations):
         self._models_dir = models_dir
         self._on_orders = on_orders
         self._begin_upgrade = begin_upgrade
+        self._gateway_problem = gateway_problem
 
     def status(self, server: str | None) -> wire.StatusDocument:
         """See Operations."""
@@ -55,6 +57,7 @@ class Verbs(operations.Operations):
             config=wire.ConfigView(self._reloader.files, self._reloader.loaded_at, self._reloader.error),
             servers=[self._view(name) for name in names],
             now=asyncio.get_running_loop().time(),
+            gateway_problem=self._gateway_problem(),
         )
 
     def watch(self, server: str | None) -> AsyncGenerator[wire.StatusDocument, None]:

@@ -57,6 +57,7 @@ class Asked:
         self.reloader = FakeReloader(fleet)
         self.orders = 0
         self.upgrades = 0
+        self.gateway_problem: str | None = None
         self.verbs = Verbs(
             fleet,
             self.reloader,  # type: ignore[arg-type]
@@ -66,6 +67,7 @@ class Asked:
             models_dir=lambda: models,
             on_orders=self._ordered,
             begin_upgrade=self._upgrade,
+            gateway_problem=lambda: self.gateway_problem,
         )
 
     def _ordered(self) -> None:
@@ -149,6 +151,9 @@ def test_status_is_of_one_or_of_all() -> None:
             assert [server["name"] for server in document["servers"]] == ["a", "b"]
             assert document["config"]["error"] == "line 1\nline 2"
             assert document["ready"] is True
+            assert document["gateway_problem"] is None
+            one.gateway_problem = "the port is taken"
+            assert one.verbs.status("a")["gateway_problem"] == "the port is taken"
             assert [server["name"] for server in one.verbs.status("first")["servers"]] == ["a"]
 
     tell(story)

@@ -76,10 +76,11 @@ class ServerDocument(TypedDict):
 
 
 class StatusDocument(TypedDict):
-    """What `llamad status --json` prints."""
+    """What `llamad status --json` prints. `gateway_problem` is what it cannot listen on, and why."""
 
     version: str
     ready: bool
+    gateway_problem: str | None
     config: ConfigDocument
     servers: list[ServerDocument]
 
@@ -239,12 +240,19 @@ class ConfigView:
 
 
 def status_document(
-    *, version: str, ready: bool, config: ConfigView, servers: Iterable[ServerView], now: float
+    *,
+    version: str,
+    ready: bool,
+    config: ConfigView,
+    servers: Iterable[ServerView],
+    now: float,
+    gateway_problem: str | None = None,
 ) -> StatusDocument:
     """The whole status. `now` is the clock of the replicas' times (the loop's)."""
     return {
         "version": version,
         "ready": ready,
+        "gateway_problem": gateway_problem,
         "config": {
             "files": [str(file) for file in config.files],
             "loaded_at": None if config.loaded_at is None else timestamp(config.loaded_at),

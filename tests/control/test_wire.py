@@ -33,7 +33,7 @@ from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
 
 # What scripts rely on: keys may join here, none may go.
-CONTRACT = {"version", "ready", "config", "servers"}
+CONTRACT = {"version", "ready", "gateway_problem", "config", "servers"}
 CONFIG = {"files", "loaded_at", "error"}
 SERVER = {"name", "wanted", "state", "aliases", "model", "in_flight", "queued", "replicas"}
 SERVER_MORE = {"url", "start", "notice"}
