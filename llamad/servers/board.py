@@ -22,6 +22,11 @@ class ReplicaKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.server}/{self.index}"
 
+    @property
+    def store_name(self) -> str:
+        """Its name in systemd's fd store and in the control group hierarchy."""
+        return f"{self.server}-{self.index}-{self.generation}"
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -33,6 +38,9 @@ class Failure:
     message: str
     hint: str | None = None
     permanent: bool = False
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} ({self.hint})"
 
 
 @dataclass(frozen=True, slots=True)

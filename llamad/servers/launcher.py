@@ -33,7 +33,7 @@ class ProcessLauncher:
 
     def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Process:
         """Start a child; OSError where the kernel refuses."""
-        name = store_name(key)
+        name = key.store_name
         limits = launch.limits
         wanted = Limits(memory_max=limits.memory_max, memory_high=limits.memory_high, cpu_weight=limits.cpu_weight)
         asked = self._groups.usable or wanted != Limits()  # without delegation, who asks for no limits misses nothing
@@ -103,12 +103,7 @@ class ProcessLauncher:
         self._ledger.drop(key)
         if group is not None:
             self._emptying.append(group)
-        for name in (LOG_FD + store_name(key), PID_FD + store_name(key)):
+        for name in (LOG_FD + key.store_name, PID_FD + key.store_name):
             if self._unstored.pop(name, None) is None and self._store is not None:
                 self._unremoved.append(name)
         self.store_again()
-
-
-def store_name(key: ReplicaKey) -> str:
-    """A replica's name in the fd store and in the control group hierarchy."""
-    return f"{key.server}-{key.index}-{key.generation}"

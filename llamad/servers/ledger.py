@@ -41,23 +41,18 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Its name in systemd's fd store."""
-        return f"{self.server}-{self.index}-{self.generation}"
+        """Its name in systemd's fd store, and its control group's."""
+        return self.key.store_name
 
 
 class Ledger:
-    """The children of this llamad, the servers an operator stopped, and the last accepted configuration files."""
+    """The children of this llamad and the servers an operator stopped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._records: dict[ReplicaKey, Record] = {}
         self._stopped: frozenset[str] = frozenset()
         self._warned = False
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """What runs now."""
-        return tuple(self._records.values())
 
     def put(self, record: Record) -> None:
         """A child was started, or taken over."""
@@ -123,9 +118,7 @@ def _record(entry: dict[str, Any]) -> Record:
         value = getattr(record, name)
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
-    if record.pid < 1:  # to the kernel, a group of processes or all of them
-        raise ValueError(f"pid is {record.pid}")
     parse_address(record.address)
-    if record.pid <= 1 or record.index < 0:  # 0 and below mean groups to kill(2)
+    if record.pid <= 1 or record.index < 0:  # 0 and below mean groups to kill(2), 1 is nobody's child
         raise ValueError(f"pid {record.pid}, index {record.index}")
     return record

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from llamad.servers.board import Board, Change, Replica, ReplicaKey
+from llamad.servers.board import Board, Change, Failure, Replica, ReplicaKey
 from llamad.servers.state import IllegalMoveError, State
 
 KEY = ReplicaKey("a", 0)
@@ -13,12 +13,18 @@ KEY = ReplicaKey("a", 0)
 
 def test_keys_read_well_and_sort_by_index_then_generation() -> None:
     assert str(ReplicaKey("qwen", 1, 7)) == "qwen/1"
+    assert ReplicaKey("a.b_c-d", 1, 2).store_name == "a.b_c-d-1-2"
     board = Board()
     keys = [ReplicaKey("a", 1, 0), ReplicaKey("a", 0, 3), ReplicaKey("a", 0, 1), ReplicaKey("b", 0)]
     for key in keys:
         board.add(Replica(key))
     assert [one.key for one in board.of("a")] == [keys[2], keys[1], keys[0]]
     assert set(board.replicas) == set(keys)
+
+
+def test_a_failure_reads_with_its_hint() -> None:
+    assert str(Failure("ended", "it ended")) == "it ended"
+    assert str(Failure("ended", "it ended", "start it")) == "it ended (start it)"
 
 
 def test_observers_see_every_change_in_order_with_both_sides() -> None:

@@ -19,8 +19,8 @@ from llamad.host.pidfd import boot_id, open_pidfd, start_time
 from llamad.servers import launcher as module
 from llamad.servers.board import ReplicaKey
 from llamad.servers.command import Launch
-from llamad.servers.launcher import ProcessLauncher, store_name
-from llamad.servers.ledger import Ledger, Record, read_ledger
+from llamad.servers.launcher import ProcessLauncher
+from llamad.servers.ledger import Ledger, read_ledger
 from llamad.servers.process import Process, spawn
 from tests.builders import a_launch
 from tests.service_manager import ServiceManager, service_manager
@@ -282,11 +282,6 @@ async def test_an_adopted_child_is_in_the_ledger_and_in_its_group_again(
         adopted.close()
         assert read_ledger(tmp_path / "new").records == ()
         assert manager.pump() == ["FDSTOREREMOVE=1\nFDNAME=log-a-0-3", "FDSTOREREMOVE=1\nFDNAME=pid-a-0-3"]
-
-
-def test_names_in_the_store_are_those_in_the_ledger() -> None:
-    record = Record("a.b_c-d", 1, 2, 4711, 1, "boot", "f", "unix:/x", 0.0)
-    assert store_name(record.key) == record.name == "a.b_c-d-1-2"
 
 
 async def test_a_disk_that_takes_no_ledger_does_not_end_a_child(
