@@ -11,7 +11,7 @@ from llamad.gateway.gateway import Gateway, inherit
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, load_keys
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
-from llamad.host.pulse import Pulse
+from llamad.host.pulse import SLACK, Pulse
 from llamad.metrics import Metrics
 from llamad.servers.fleet import Fleet
 from llamad.servers.state import State
@@ -19,7 +19,6 @@ from llamad.servers.state import State
 log = logging.getLogger(__name__)
 LOOK_EVERY = 0.5
 """Seconds between two looks at what systemd should keep."""
-SLACK = 30.0
 
 
 class Front:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+SLACK = 30.0
+"""Seconds that a part may take beyond what it said before the watchdog counts it as stuck."""
+
 
 class Beat:
     """One part's sign of life. Call it at least every `within` seconds."""

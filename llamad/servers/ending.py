@@ -8,7 +8,7 @@ from contextlib import suppress
 from llamad.config.model import StopPolicy
 from llamad.config.units import format_duration
 from llamad.host.address import UnixAddress
-from llamad.host.pulse import Beat
+from llamad.host.pulse import SLACK, Beat
 from llamad.servers.around import Around
 from llamad.servers.board import ReplicaKey
 from llamad.servers.health import read_slots
@@ -21,7 +21,6 @@ from llamad.servers.traffic import Traffic
 log = logging.getLogger(__name__)
 KILL_TIMEOUT = 10.0
 """Seconds that the kernel has to end what got SIGKILL; longer means a process that hangs in a driver."""
-SLACK = 30.0
 
 
 class Ending:

@@ -6,6 +6,7 @@ import logging
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.address import Address
+from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, Replica, ReplicaKey
 from llamad.servers.health import Liveness, Verdict, next_look, read_slots
@@ -14,7 +15,6 @@ from llamad.servers.state import State
 from llamad.servers.telling import tell
 
 log = logging.getLogger(__name__)
-SLACK = 30.0
 
 
 class ExternalWatcher:

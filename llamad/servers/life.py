@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
-from llamad.host.pulse import Beat
+from llamad.host.pulse import SLACK, Beat
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, Replica, ReplicaKey
 from llamad.servers.diagnosis import diagnose
@@ -31,7 +31,6 @@ from llamad.servers.telling import tell
 log = logging.getLogger(__name__)
 FIGURES_EVERY = 0.5
 """Seconds between two looks at a loading child's memory and reads."""
-SLACK = 30.0
 
 
 class Life:

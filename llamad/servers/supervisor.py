@@ -10,6 +10,7 @@ import math
 
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
+from llamad.host.pulse import SLACK
 from llamad.servers import starting
 from llamad.servers.around import Around
 from llamad.servers.backoff import count_failures, next_retry
@@ -25,8 +26,6 @@ from llamad.servers.traffic import Traffic
 log = logging.getLogger(__name__)
 FILE_POLL = 1.0
 """Seconds between two looks at the model and the binary while a replica is down."""
-SLACK = 30.0
-"""Seconds that a part may take beyond what it said before the watchdog counts it as stuck."""
 
 
 class Supervisor:
@@ -169,9 +168,8 @@ class Supervisor:
     def _tell(self, failure: Failure, *, given_up: bool, delay: float | None) -> None:
         after = "not tried again by itself" if delay is None else f"tried again in {format_duration(delay)}"
         what = "failed" if given_up else "down"
-        hint = f" ({failure.hint})" if failure.hint else ""
         level = logging.ERROR if given_up else logging.WARNING
-        tell(log, level, self.key, "%s: %s%s; %s", what, failure.message, hint, after, event=what, cause=failure.cause)
+        tell(log, level, self.key, "%s: %s; %s", what, failure, after, event=what, cause=failure.cause)
 
     async def _wait_for_reason(self, retry_at: float | None) -> bool:
         """True when somebody or a changed file asks for a start, False when it is simply time."""
