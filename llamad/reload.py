@@ -18,10 +18,10 @@ from llamad.config.model import Config, ControlConfig
 from llamad.config.problems import ProblemKind
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
+from llamad.host.threads import aside
 from llamad.servers.fleet import Fleet
 from llamad.servers.intents import intents, refusals
 from llamad.servers.plan import Action, Intent, Plan, changed_settings, diff
-from llamad.servers.starting import aside
 
 log = logging.getLogger(__name__)
 

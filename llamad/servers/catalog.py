@@ -10,6 +10,7 @@ from pathlib import Path
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.gguf import GgufError, read_header
+from llamad.host.threads import aside
 from llamad.servers.board import Board
 from llamad.servers.command import Launch
 from llamad.servers.models import Served, served, served_by_file
@@ -44,7 +45,7 @@ async def _ask(
                 props = await prober(replica.address, "/props", timeout=ASK_TIMEOUT, key=key)
                 if (said := served(models.json(), props.json())) is not None:
                     return said
-    return None if config.model is None else await asyncio.to_thread(_by_file, config.model)
+    return None if config.model is None else await aside(_by_file, config.model)
 
 
 def _by_file(model: Path) -> Served:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llamad.host.address import Address, parse_url
+from llamad.host.threads import aside
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.command import Launch
@@ -17,7 +18,6 @@ from llamad.servers.external import ExternalWatcher
 from llamad.servers.leftovers import Adopted
 from llamad.servers.output import Output
 from llamad.servers.plan import Intent
-from llamad.servers.starting import aside
 from llamad.servers.state import State
 from llamad.servers.supervisor import Supervisor
 from llamad.servers.traffic import Traffic

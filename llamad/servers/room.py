@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Mapping
 
 from llamad.config.model import ServerConfig
+from llamad.host.threads import aside
 from llamad.servers.around import Around
 from llamad.servers.board import Failure
 from llamad.servers.member import Member
 from llamad.servers.residency import Device, Resident, Verdict, needs, room_for
-from llamad.servers.starting import aside
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN = 0.1

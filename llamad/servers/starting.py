@@ -1,18 +1,16 @@
 """The step from "should run" to a running child: what is looked at first, and what can go wrong in words."""
 
-import asyncio
 import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
+from llamad.host.threads import aside
 from llamad.servers.around import Around, Child
 from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.command import Launch, child_environment
@@ -22,18 +20,6 @@ FileMarks = tuple[Mark, ...]
 """Device, inode, size and mtime of the model and of the program; None for one that is not there."""
 
 _launch_numbers = itertools.count(1)
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-async def aside(look: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Look at something slow in a thread; here and now where the limit of processes allows no further thread, so that
-    it is the start that fails by that limit, and not the look.
-    """
-    try:
-        return await asyncio.to_thread(look, *args, **kwargs)
-    except RuntimeError:  # can't start new thread
-        return look(*args, **kwargs)
 
 
 class CannotStartError(Exception):
