@@ -1,11 +1,13 @@
 """The `llamad` command: what may be typed, and how it ends. What is heavy is imported by the command that needs it."""
 
 import argparse
+import errno
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,7 +22,9 @@ Command = Callable[[argparse.Namespace], int]
 _SYSTEM_CONFIG = "/etc/llamad/llamad.yaml"
 _ENDS = """\
 exit status: 0, or 1 the operation failed, 64 the command line is wrong, 69 the daemon is not there,
-77 not allowed to ask it, 78 the configuration is wrong"""
+74 the answer cannot be written, 77 not allowed to ask it, 78 the configuration is wrong"""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What writing to standard output fails with: a full disk, a terminal that has gone, a stream that was closed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -255,21 +259,47 @@ def _client(given: argparse.Namespace) -> "Client":
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors an operator can mend become text on standard error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model's name need not be in the terminal's character set
+    _open_streams()
     try:
-        given = parser().parse_args(argv)
-        code = given.command(given)
-        sys.stdout.flush()
+        try:
+            given = parser().parse_args(argv)
+            code = given.command(given)
+        finally:
+            sys.stdout.flush()
     except LlamadError as error:
         from llamad.cli.terminal import complain, warn
 
-        warn(getattr(error, "problems", ()))
-        complain(error)
+        with suppress(OSError):  # nobody can be told that the place for errors is full
+            warn(getattr(error, "problems", ()))
+            complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more at its end
+        _give_up_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _give_up_output()
+        with suppress(OSError):
+            print(f"llamad: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return ExitCode.IO
     return int(code)
+
+
+def _open_streams() -> None:
+    """A stream that was closed (`>&-`) is None in Python. Standard output becomes one that cannot be written, so that
+    nobody takes silence for an answer, and that keeps its number from being a socket's.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115 -- for good
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- else its lines go to standard output
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model's name need not be in the terminal's character set
+
+
+def _give_up_output() -> None:
+    """The interpreter flushes standard output once more at its end: what is left of it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

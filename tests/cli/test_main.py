@@ -1,5 +1,7 @@
 """What may be typed, and how it ends."""
 
+import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import pytest
 import llamad
 from llamad.cli.main import main, parser
 from llamad.errors import LlamadError, UnavailableError
+from tests.control.fakes import daemon
 
 ROOT = Path(__file__).parents[2]
 Captured = pytest.CaptureFixture[str]
@@ -125,6 +128,27 @@ def test_every_end_has_its_code_and_words(
     monkeypatch.setattr("llamad.reap.reap", failing_with(error))
     assert main(["reap"]) == code
     assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("argv", ["status", "status --json", "models", "reload", "logs qwen", "schema"])
+@pytest.mark.parametrize(("to", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")])
+async def test_an_answer_that_cannot_be_written_is_one_line_and_74(argv: str, to: str, why: str) -> None:
+    async with daemon() as path:
+        process = await asyncio.create_subprocess_shell(
+            f"exec {sys.executable} -m llamad {argv} {to}",
+            env={**os.environ, "PYTHONPATH": str(ROOT), "LLAMAD_SOCKET": str(path)},
+            stderr=subprocess.PIPE,
+        )
+        _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (74, f"llamad: cannot write to standard output: {why}\n")
+
+
+async def test_errors_do_not_become_the_answer_where_their_stream_is_closed() -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"exec {sys.executable} -m llamad status --socket /nowhere 2>&-", stdout=subprocess.PIPE, cwd=ROOT
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, out) == (69, b"")
 
 
 HEAVY = "aiohttp pydantic yaml rich asyncio httptools prometheus_client llamad.config.model"
