@@ -1,44 +1,12 @@
-"""What the daemon says, as tables and lines of text. Pure: documents in the shapes of `llamad.control.wire` go in.
+"""What the daemon says, as tables and lines of text. Pure: documents in the shapes of `llamad.control.wire` go in."""
 
-The plain form is for scripts too: columns keep their order, every cell is filled (`-`: nothing), one row is one line.
-"""
-
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from llamad.cli.layout import Table, printable
 from llamad.config.units import format_duration, format_size
 
 Document = Mapping[str, Any]
-
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Titles and rows of equal length; the columns in `right` hold figures and are aligned to the right."""
-
-    titles: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    right: frozenset[str] = frozenset()
-
-    def plain(self) -> Iterator[str]:
-        """The table as lines of aligned columns."""
-        lines = (self.titles, *self.rows)
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.titles))]
-        for line in lines:
-            cells = (
-                cell.rjust(width) if title in self.right else cell.ljust(width)
-                for cell, width, title in zip(line, widths, self.titles, strict=True)
-            )
-            yield "  ".join(cells).rstrip()
-
-
-def printable(text: str) -> str:
-    """`text` in one line that cannot steer a terminal: what a server or a model file says is not trusted with one."""
-    return _CONTROL.sub("?", _ESCAPE.sub("", text.rstrip("\n")))
 
 
 def status_table(status: Document) -> Table:
@@ -48,7 +16,8 @@ def status_table(status: Document) -> Table:
         *("NAME", "STATE", "WANTED", "PID", "UPTIME", "RESTARTS"),
         *("REQUESTS", "QUEUED", "TOKENS/S", "MEMORY", "GPU", "NOTE"),
     )
-    return Table(titles, tuple(rows), frozenset({"PID", "UPTIME", *titles[5:10]}))
+    least = ("RESTARTS", "GPU", "WANTED", "TOKENS/S", "QUEUED", "MEMORY", "PID", "REQUESTS", "UPTIME")
+    return Table(titles, tuple(rows), frozenset({"PID", "UPTIME", *titles[5:10]}), least)
 
 
 def _status_rows(server: Document) -> Iterator[tuple[str, ...]]:
@@ -190,7 +159,8 @@ def models_table(models: Document) -> Table:
     """One row a file in models_dir, by its path there."""
     rows = tuple(_model_row(file, models) for file in models["files"])
     titles = ("FILE", "ARCHITECTURE", "SIZE", "QUANTISATION", "CONTEXT", "TEMPLATE", "SERVERS", "NOTE")
-    return Table(titles, rows, frozenset({"SIZE", "CONTEXT"}))
+    least = ("TEMPLATE", "ARCHITECTURE", "CONTEXT", "QUANTISATION", "SERVERS", "SIZE")
+    return Table(titles, rows, frozenset({"SIZE", "CONTEXT"}), least)
 
 
 def _model_row(file: Document, models: Document) -> tuple[str, ...]:
@@ -228,9 +198,8 @@ def served_table(models: Document) -> Table:
         )
         for one in models["served"]
     )
-    return Table(
-        ("SERVER", "SERVES", "CONTEXT", "SLOTS", "MODALITIES", "SOURCE"), rows, frozenset({"CONTEXT", "SLOTS"})
-    )
+    titles = ("SERVER", "SERVES", "CONTEXT", "SLOTS", "MODALITIES", "SOURCE")
+    return Table(titles, rows, frozenset({"CONTEXT", "SLOTS"}), ("SOURCE", "MODALITIES", "SLOTS", "CONTEXT"))
 
 
 def devices_table(devices: Document) -> Table:
@@ -249,7 +218,7 @@ def devices_table(devices: Document) -> Table:
         for gpu in devices["gpus"]
     )
     titles = ("GPU", "VENDOR", "NAME", "MEMORY", "USED", "DRIVER", "UUID", "PCI")
-    return Table(titles, rows, frozenset({"GPU", "MEMORY", "USED"}))
+    return Table(titles, rows, frozenset({"GPU", "MEMORY", "USED"}), ("PCI", "DRIVER", "VENDOR", "UUID"))
 
 
 def _or_dash(value: object) -> str:

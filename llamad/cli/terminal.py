@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from llamad.cli.tables import Table, printable
+from llamad.cli.layout import Table, all_wrapped, fitted, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 _COLOURS = {
     "ready": "green",
@@ -62,7 +63,9 @@ def printable_lines(text: str) -> str:
 def show_tables(tables: Iterable[Table], after: Iterable[str] = ()) -> None:
     """Print tables, then lines."""
     if is_rich(sys.stdout, os.environ):
-        _console().print(_drawn(tables, after))
+        console = _console()
+        for drawn in _drawn(tables, after, console.width):
+            console.print(drawn, soft_wrap=True)  # a name that is wider than the terminal stays whole
         return
     for position, table in enumerate(tables):
         if position:
@@ -74,14 +77,17 @@ def show_tables(tables: Iterable[Table], after: Iterable[str] = ()) -> None:
 
 
 class Screen:
-    """A part of the terminal that is drawn anew."""
+    """A part of the terminal, `width` columns wide, that is drawn anew."""
 
-    def __init__(self, update: "_Update") -> None:
+    def __init__(self, update: "_Update", width: Callable[[], int]) -> None:
         self._update = update
+        self._width = width
 
     def draw(self, table: Table, after: Iterable[str]) -> None:
         """Replace what is shown."""
-        self._update(_drawn([table], after), refresh=True)
+        from rich.console import Group
+
+        self._update(Group(*_drawn([table], after, self._width())), refresh=True)
 
 
 class _Update(Protocol):
@@ -93,8 +99,9 @@ def screen() -> Iterator[Screen]:
     """A screen for the time of the block; what it showed last stays."""
     from rich.live import Live
 
-    with Live(console=_console(), auto_refresh=False, vertical_overflow="visible") as live:
-        yield Screen(live.update)
+    console = _console()
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        yield Screen(live.update, lambda: console.width)
 
 
 def _console() -> "Console":
@@ -103,21 +110,27 @@ def _console() -> "Console":
     return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)  # heeds NO_COLOR itself
 
 
-def _drawn(tables: Iterable[Table], after: Iterable[str]) -> "RenderableType":
-    from rich.console import Group
-    from rich.table import Table as RichTable
+def _drawn(tables: Iterable[Table], after: Iterable[str], width: int) -> "Iterator[Text]":
+    """Lines for a terminal of `width` columns."""
     from rich.text import Text
 
-    parts: list[RenderableType] = []
-    for table in tables:
-        drawn = RichTable(box=None, pad_edge=False, header_style="bold")
-        for title in table.titles:
-            drawn.add_column(title, justify="right" if title in table.right else "left", overflow="fold")
-        for row in table.rows:
-            cells = zip(table.titles, row, strict=True)
-            drawn.add_row(
-                *(Text(cell, style=_COLOURS.get(cell, "") if title == "STATE" else "") for title, cell in cells)
-            )
-        parts.append(drawn)
-    parts.extend(Text(line) for line in after)
-    return Group(*parts)
+    def line(*parts: "str | Text | tuple[str, str]") -> Text:
+        return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+    for position, table in enumerate(tables):
+        if position:
+            yield line()
+        shown, notes = fitted(table, width)
+        titles, *rows = shown.aligned()
+        yield line(("  ".join(titles).rstrip(), "bold"))
+        for row in rows:
+            cells = [_styled(title, cell) for title, cell in zip(shown.titles, row, strict=True)]
+            text = line(*(part for cell in cells for part in (cell, "  ")))
+            text.rstrip()
+            yield text
+        yield from map(line, notes)
+    yield from map(line, all_wrapped(after, width))
+
+
+def _styled(title: str, cell: str) -> tuple[str, str]:
+    return cell, _COLOURS.get(cell.strip(), "") if title == "STATE" else ""

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from llamad.cli.layout import fitted
 from llamad.cli.tables import (
-    Table,
     config_lines,
     details,
     devices_table,
     gpus_text,
     models_table,
     note,
-    printable,
     served_table,
     status_changes,
     status_table,
@@ -141,23 +140,6 @@ def test_a_mended_error_is_not_shown_as_one() -> None:
         assert note(status["servers"][0], status["servers"][0]["replicas"][0]) == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain ünï\tx", "plain ünï\tx"),
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07after", "after"),
-        ("\x1b]8;;http://x\x1b\\link", "link"),
-        ("\x1bMup", "up"),
-        ("bell\x07\x9b2J\x00\x7f", "bell??2J??"),
-        ("a\rb\nc\n", "a?b?c"),
-        ("\x1b", "?"),
-    ],
-)
-def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
 def test_what_a_person_should_know_of_a_server_that_runs_is_noted_too() -> None:
     view = a_server("qwen", Replica(ReplicaKey("qwen", 0), state=State.READY), notice="a newer binary is there")
     (row,) = status_table(a_status(view)).rows
@@ -238,5 +220,26 @@ def test_devices() -> None:
     ]
 
 
-def test_an_empty_table_is_its_titles() -> None:
-    assert list(Table(("A", "B"), ()).plain()) == ["A  B"]
+def test_the_status_on_a_narrow_terminal() -> None:
+    table, below = fitted(status_table(some_servers()), 60)
+    assert list(table.plain()) == [
+        "NAME    STATE     PID  UPTIME  REQUESTS  QUEUED  MEMORY",
+        "qwen/0  ready    4711   12.5s         1       3    170M",
+        "qwen/1  loading  4712      1s         0       -       -",
+        "embed   backoff     -       -         0       0       -",
+        "spare   stopped     -       -         -       0       -",
+    ]
+    assert below == [
+        "qwen/1: loading 62%",
+        "embed: corrupt GGUF (download it again); next try in 4.2s",
+        "spare: needs memory that qwen uses",
+    ]
+    assert list(fitted(status_table(some_servers()), 10)[0].titles) == ["NAME", "STATE"]
+
+
+def test_a_models_name_is_never_broken() -> None:
+    name = "Qwen3-Coder-30B-A3B-Instruct-UD-Q4_K_XL-00001-of-00002.gguf"
+    files = [ModelFile(Path(f"/m/{name}"), "q", Kind.MODEL, 5 << 30, (), None, problem="no GGUF")]
+    table, below = fitted(models_table(models_document(Path("/m/"), files, {})), 40)
+    assert list(table.plain()) == ["FILE", name]
+    assert below == [f"{name}:", "  broken: no GGUF"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from llamad.cli.layout import Table
 from llamad.cli.main import main
-from llamad.cli.tables import Table
 from llamad.cli.terminal import is_rich, screen, show_tables
 from llamad.servers.state import State
 from tests.control.fakes import FakeOperations, daemon, until
@@ -133,6 +133,26 @@ def test_a_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed == "\x1b[1;31mfailed\x1b[0m    1G  [bold]x[/] :smile:"
     assert odd.rstrip() == "odd      10G  -"
     assert after == "[red]after"
+
+
+def test_on_a_narrow_terminal_no_cell_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tty = a_tty(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "24")
+    name = "Qwen3-Coder-30B-A3B-Instruct-UD-Q4_K_XL.gguf"
+    wide = Table(("FILE", "STATE", "NOTE"), ((name, "failed", "no GGUF at all: fetch it again"),), least=("STATE",))
+    show_tables([wide], ["no servers are configured here"])
+    assert tty.getvalue().splitlines() == [
+        "\x1b[1mFILE\x1b[0m",
+        name,
+        f"{name}:",
+        "  no GGUF at all: fetch",
+        "  it again",
+        "no servers are",
+        "  configured here",
+    ]
+    with screen() as terminal:
+        terminal.draw(wide, ())
+    assert f"{name[:23]}…" in tty.getvalue(), "what is drawn anew must not fill more lines than it has"
 
 
 def test_a_screen_is_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
