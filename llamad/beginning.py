@@ -11,7 +11,6 @@ from pathlib import Path
 from llamad.accepted import accepted_file, emptied
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
-from llamad.config.problems import ProblemKind
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.cgroup import Groups
 from llamad.host.dirs import Directories
@@ -61,13 +60,15 @@ async def first_config(
     environ: Mapping[str, str],
     read_keys: Callable[[Config], tuple[str, ...]],
     handed: Mapping[str, list[int]],
+    follow: Callable[[Path | None], None],
 ) -> First:
-    """The configuration to start with. Where an earlier llamad left servers running they go on whatever is wrong with
-    the files by now: with the configuration that was accepted last, or, where only the API keys cannot be had, with a
-    gateway that lets nobody in. ConfigError where nothing can be started.
+    """The configuration to start with; `follow` is told which file of keys the one on disk names. Where an earlier
+    llamad left servers running they go on whatever is wrong with the files by now: with the configuration that was
+    accepted last, or, where only the API keys cannot be had, with a gateway that lets nobody in. ConfigError where
+    nothing can be started.
     """
     inherits = any(name.startswith(PID_FD) for name in handed)
-    first, wrong = await _as_written(file, directories, environ, read_keys, inherits=inherits)
+    first, wrong = await _as_written(file, directories, environ, read_keys, follow, inherits=inherits)
     if first is not None and not wrong:
         for problem in first.loaded.problems:
             log.warning("%s", problem, extra={"event": "config-remark"})
@@ -90,15 +91,17 @@ async def _as_written(
     directories: Directories,
     environ: Mapping[str, str],
     read_keys: Callable[[Config], tuple[str, ...]],
+    follow: Callable[[Path | None], None],
     *,
     inherits: bool,
 ) -> tuple[First | None, tuple[str, ...]]:
     """What is on disk, and why it is not to be started with; None where nothing can be started with it."""
     try:
         loaded = await asyncio.to_thread(load, file, directories, environ=environ)
+        follow(loaded.keys_file)
         config = loaded.config
         if config is None:
-            return None, _text_problems(loaded)
+            return None, loaded.wrong_text
         running = {record.server for record in read_ledger(directories.ledger).records} if inherits else ()
         if mistake := emptied(loaded, running, file, directories):
             return None, (mistake,)
@@ -124,10 +127,6 @@ async def _as_accepted(
     wrong = bool(await asyncio.to_thread(read_keys, loaded.config))
     wrong |= any(problem.path.startswith("gateway.") for problem in loaded.problems)  # it asks for keys, and has none
     return First(loaded, loaded.config, intents(loaded.config, loaded), keys_unknown=wrong)
-
-
-def _text_problems(loaded: Loaded) -> tuple[str, ...]:
-    return tuple(str(problem) for problem in loaded.problems if problem.kind is ProblemKind.TEXT)
 
 
 async def take_over(

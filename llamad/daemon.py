@@ -82,7 +82,7 @@ async def _serve(
 ) -> int:
     pid = os.getpid()
     make(directories)
-    with Notifier(systemd, pid=pid) as notifier, only_one(directories):
+    with Notifier(systemd) as notifier, only_one(directories):
         handed = received(systemd, pid=pid)
         daemon = Daemon(file, directories, notifier, environ, redaction, handed, can_store=systemd.can_store)
         return await daemon.serve(watchdog_interval(systemd, pid=pid))
@@ -151,13 +151,16 @@ class Daemon:
             environ,
             self._fleet,
             verify=self._front.read_keys,
+            follow=self._watch.follow,
             on_accepted=self._on_accepted,
             announce=self._announce,
         )
 
     async def serve(self, watchdog: float | None) -> int:
         """Start, serve, and end in order. Returns the exit code; LlamadError where it cannot begin."""
-        first = await first_config(self._file, self._directories, self._environ, self._front.read_keys, self._handed)
+        first = await first_config(
+            self._file, self._directories, self._environ, self._front.take_keys, self._handed, self._watch.follow
+        )
         config = first.config
         if first.keys_unknown:
             self._front.let_nobody_in()
@@ -235,8 +238,8 @@ class Daemon:
             await asyncio.sleep(STORE_AGAIN)
 
     async def _reload_on_save(self) -> None:
-        async for _ in self._watch.saved():
-            log.info("the configuration was saved", extra={"event": "saved"})
+        async for saved in self._watch.saved():
+            log.info("%s", saved, extra={"event": "saved"})
             self._reloader.request()
 
     async def _stop_patiently(self) -> None:

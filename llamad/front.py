@@ -2,23 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from llamad import __version__
 from llamad.config.model import Config, ServerConfig
 from llamad.gateway.gateway import Gateway, inherit
-from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, load_keys
+from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys, load_keys
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.host.pulse import SLACK, Pulse
 from llamad.metrics import Metrics
+from llamad.reload import Beside
 from llamad.servers.fleet import Fleet
 from llamad.servers.state import State
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 0.5
 """Seconds between two looks at what systemd should keep."""
+_SHOWN = 20
+"""Changed API keys that are named at most; the rest is a count."""
 
 
 class Front:
@@ -50,12 +53,22 @@ class Front:
         self._stored: set[str] = set()
         self.problem: str | None = None
 
-    def read_keys(self, config: Config) -> tuple[str, ...]:
-        """Read the API keys anew (in a thread); the problems, where they are not usable."""
+    def read_keys(self, config: Config) -> Beside:
+        """Read the API keys anew (in a thread). They hold once they were taken and a configuration was accepted."""
         keys, problems = load_keys(config.gateway, self._environ)
-        if not problems:
+
+        def take() -> None:
             self._keys = keys
-        return tuple(str(problem) for problem in problems)
+
+        changed = () if problems else tuple(changed_keys(self._keys, keys))
+        return Beside(tuple(str(problem) for problem in problems), changed, take)
+
+    def take_keys(self, config: Config) -> tuple[str, ...]:
+        """Read the API keys and let them hold (in a thread); the problems, where they are not usable."""
+        read = self.read_keys(config)
+        if not read.problems:
+            read.take()
+        return read.problems
 
     def let_nobody_in(self) -> None:
         """Until keys were read, no request is anybody's."""
@@ -141,3 +154,14 @@ class Front:
     def _report(self, problem: str | None) -> None:
         self.problem = problem
         self._changed()
+
+
+def changed_keys(old: Keys, new: Keys) -> Iterator[str]:
+    """Which API keys came (+), went (-) or have another secret (~), by name, in one line at the most. Pure."""
+    before, after = ({name: digest for digest, name in keys.by_digest.items() if digest} for keys in (old, new))
+    words = [f"+{name}" for name in after if name not in before]
+    words += [f"-{name}" for name in before if name not in after]
+    words += [f"~{name}" for name, digest in after.items() if before.get(name, digest) != digest]
+    more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
+    if words:
+        yield "gateway: the API keys changed: " + " ".join(words[:_SHOWN] + more)

@@ -15,7 +15,6 @@ from pathlib import Path
 from llamad.accepted import emptied, keep_accepted
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config, ControlConfig
-from llamad.config.problems import ProblemKind
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
 from llamad.host.threads import aside
@@ -42,12 +41,24 @@ class Applied:
         return tuple(step.server for step in self.plan if step.action is not Action.KEEP)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a configuration refers to beside servers, as it is now: `problems` refuse the configuration, `changes` are
+    against what holds, in words, and `take` has it hold.
+    """
+
+    problems: tuple[str, ...]
+    changes: tuple[str, ...]
+    take: Callable[[], None]
+
+
 class Reloader:
     """Keeps the fleet at the configuration on disk.
 
-    `verify` (in a thread) returns problems of what the configuration refers to beside servers, `on_accepted` is told
-    of each one that was accepted, `announce` is around every reload. `error` is why the newest one was refused, None
-    while the disk and the fleet agree; `loaded_at` (Unix time), `files` and `config` belong to the accepted one.
+    `verify` (in a thread) reads what the configuration refers to beside servers, `follow` is told first which file of
+    keys that is. `on_accepted` is told of each one that was accepted, `announce` is around every reload. `error` is why
+    the newest one was refused, None while the disk and the fleet agree; `loaded_at` (Unix time), `files` and `config`
+    belong to the accepted one.
     """
 
     def __init__(
@@ -57,7 +68,8 @@ class Reloader:
         environ: Mapping[str, str],
         fleet: Fleet,
         *,
-        verify: Callable[[Config], tuple[str, ...]],
+        verify: Callable[[Config], Beside],
+        follow: Callable[[Path | None], None],
         on_accepted: Callable[[Config], None],
         announce: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -66,6 +78,7 @@ class Reloader:
         self._environ = environ
         self._fleet = fleet
         self._verify = verify
+        self._follow = follow
         self._on_accepted = on_accepted
         self._announce = announce
         self._dirty = asyncio.Event()
@@ -90,13 +103,19 @@ class Reloader:
 
     async def plan(self) -> Applied:
         """What `reload` would do now; ConfigError where it would be refused."""
-        loaded, config, wanted = await self._read()
-        return Applied(diff(self._fleet.intents, wanted), self._remarks(loaded, config), self._settings(config))
+        loaded, config, beside, wanted = await self._read()
+        settings = self._settings(config) + beside.changes
+        return Applied(diff(self._fleet.intents, wanted), self._remarks(loaded, config), settings)
 
-    def accept(self, loaded: Loaded, config: Config) -> Applied:
-        """Apply what was read, whatever is wrong in the world with it (a start, or after the checks of a reload)."""
+    def accept(self, loaded: Loaded, config: Config, beside: Beside | None = None) -> Applied:
+        """Apply what was read, whatever is wrong in the world with it (a start, or after the checks of a reload).
+        `beside` is None where what it refers to holds already.
+        """
         plan = self._fleet.apply(intents(config, loaded), config.gateway.memory_budget)
         settings = self._settings(config)
+        if beside is not None:
+            beside.take()
+            settings += beside.changes
         self._control = self._control or config.control
         self.error = None
         self.loaded_at = time.time()
@@ -136,14 +155,14 @@ class Reloader:
 
     async def _once(self) -> Applied:
         try:
-            loaded, config, _ = await self._read()
+            loaded, config, beside, _ = await self._read()
         except ConfigError as error:
             self.error = "\n".join(error.problems) or error.message
             for line in error.problems:
                 log.error("%s", line, extra={"event": "config-problem"})
             log.error("reload refused, nothing was changed: %s", error.message, extra={"event": "reload-refused"})
             raise
-        applied = self.accept(loaded, config)
+        applied = self.accept(loaded, config, beside)
         steps = [str(step) for step in applied.plan if step.action is not Action.KEEP]
         steps += applied.settings
         log.info("configuration accepted: %s", "; ".join(steps) or "no server changed", extra={"event": "reloaded"})
@@ -151,21 +170,23 @@ class Reloader:
             log.warning("%s", line, extra={"event": "config-remark"})
         return applied
 
-    async def _read(self) -> tuple[Loaded, Config, dict[str, Intent]]:
+    async def _read(self) -> tuple[Loaded, Config, Beside, dict[str, Intent]]:
         loaded = await aside(load, self._file, self._directories, environ=self._environ)
+        self._follow(loaded.keys_file)
         config = loaded.config
         if config is None:
-            wrong = tuple(str(one) for one in loaded.problems if one.kind is ProblemKind.TEXT)
+            wrong = loaded.wrong_text
             raise ConfigError(f"{len(wrong)} problem{'s' if len(wrong) != 1 else ''} in {self._file}", problems=wrong)
         if mistake := emptied(loaded, self._fleet.configs, self._file, self._directories):
             raise ConfigError("the file is empty", hint="to stop its servers, write `servers: {}`", problems=(mistake,))
-        if wrong := await aside(self._verify, config):
-            raise ConfigError("what it refers to is not usable", problems=wrong)
+        beside = await aside(self._verify, config)
+        if beside.problems:
+            raise ConfigError("what it refers to is not usable", problems=beside.problems)
         wanted = intents(config, loaded)
         refused = tuple(str(one) for one in refusals(loaded, wanted, self._fleet.intents))
         if refused:
             raise ConfigError("it would stop or break a server", problems=refused)
-        return loaded, config, wanted
+        return loaded, config, beside, wanted
 
 
 def _refuse(asked: list[asyncio.Future[Applied]], error: LlamadError) -> None:

@@ -34,6 +34,7 @@ class Site:
         self.directories = Directories(folder / "run", folder / "state", folder / "cache")
         self.environ: dict[str, str] = {}
         self.handed: dict[str, list[int]] = {"pid-a-0-0": []}
+        self.followed: list[Path | None] = []
         for path in (self.drop_in.parent, folder / "etc" / "models", *(folder / name for name in ("run", "cache"))):
             path.mkdir(parents=True)
         (folder / "etc" / "models" / "m.gguf").write_bytes(gguf())
@@ -58,7 +59,9 @@ class Site:
         return tuple(str(one) for one in load_keys(config.gateway, self.environ)[1])
 
     async def first(self) -> First:
-        return await first_config(self.file, self.directories, self.environ, self.read_keys, self.handed)
+        return await first_config(
+            self.file, self.directories, self.environ, self.read_keys, self.handed, self.followed.append
+        )
 
 
 @pytest.fixture
@@ -104,6 +107,8 @@ async def test_what_runs_goes_on_with_what_was_accepted(damage: Callable[[Site],
     first = await site.first()
     assert line in (first.error or "")
     assert not first.keys_unknown
+    named = {"damage_keys_file": site.folder / "etc" / "other", "damage_emptied_drop_in": site.keys}
+    assert site.followed == [site.keys, named.get(damage.__name__)], "what is on disk names what to watch"
     assert first.wanted == before.wanted, "relative paths mean what they meant"
     assert first.config.gateway.api_keys_file == site.keys
     assert isinstance(first.wanted["b"].launches[0], Launch)

@@ -17,7 +17,7 @@ from llamad.config.loader import Loaded
 from llamad.config.model import Config
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
-from llamad.reload import Reloader
+from llamad.reload import Beside, Reloader
 from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Action
 from tests.builders import fake_binary, gguf
@@ -38,6 +38,9 @@ class House:
         self.accepted: list[Config] = []
         self.announced: list[str] = []
         self.problems: tuple[str, ...] = ()
+        self.keys = ("old", "old")
+        """Those that hold, and those on disk."""
+        self.followed: list[Path | None] = []
         self.bug: Exception | None = None
         self.reloader = Reloader(
             self.file,
@@ -45,14 +48,21 @@ class House:
             {},
             fleet,
             verify=self.verify,
+            follow=self.followed.append,
             on_accepted=self.accepted.append,
             announce=self.announce,
         )
 
-    def verify(self, _: Config) -> tuple[str, ...]:
+    def verify(self, config: Config) -> Beside:
+        assert self.followed[-1] == config.gateway.api_keys_file, "it is watched before it is read"
         if self.bug is not None:
             raise self.bug
-        return self.problems
+        holds, there = self.keys
+
+        def take() -> None:
+            self.keys = (there, self.keys[1])
+
+        return Beside(self.problems, () if holds == there else (f"keys {holds} -> {there}",), take)
 
     @contextmanager
     def announce(self) -> Iterator[None]:
@@ -129,6 +139,41 @@ def test_what_changes_beside_servers_is_told(tmp_path: Path, caplog: pytest.LogC
 
     tell(story)
     assert "configuration accepted: startup settle -> strict" in caplog.text
+
+
+def test_changed_keys_are_told_and_hold_once_they_are_accepted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.keys = ("old", "new")
+            assert (await house.reloader.plan()).settings == ("keys old -> new",)
+            house.configure(a={"model": "/nowhere/a.gguf"})
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+            assert house.keys == ("old", "new"), "what is refused changes nothing"
+            house.configure(a={})
+            assert (await house.reloader.reload()).settings == ("keys old -> new",)
+            assert (await house.reloader.plan()).settings == ()
+
+    tell(story)
+    assert "configuration accepted: keys old -> new" in caplog.text
+
+
+def test_a_file_of_keys_is_followed_also_where_it_is_not_there(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            house.set(gateway={"api_keys_file": "keys"})
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+            assert house.followed == [tmp_path / "keys"]
+
+    tell(story)
 
 
 def test_another_control_socket_is_said_to_wait_for_the_next_start(tmp_path: Path) -> None:

@@ -178,9 +178,18 @@ def test_a_restart_without_the_keys_costs_no_model_and_lets_nobody_in(llamad: Ll
         assert llamad.wait_for("a")["pid"] == pid
         wait_until(lambda: f"{keys}" in manager.status())
         assert [status_of("k"), status_of("nonsense"), status_of("")] == [401, 401, 401]
-    keys.write_text("ann:new\n")
-    llamad.client.post("reload")
+    keys.write_text("ann:new\n")  # saved is enough
     wait_until(lambda: [status_of("k"), status_of("new")] == [401, 200])
+    assert llamad.events("gateway: the API keys changed: +ann")
+    keys.write_text("bob:other\n")
+    assert llamad.client.get("plan")["settings"] == ["gateway: the API keys changed: +bob -ann"]
+    wait_until(lambda: [status_of("new"), status_of("other")] == [401, 200])
+    keys.write_text("nonsense\n")
+    wait_until(lambda: f"{keys}:1:1" in manager.status())
+    assert status_of("other") == 200
+    keys.write_text("bob:third\n")
+    wait_until(lambda: [status_of("other"), status_of("third")] == [401, 200])
+    assert f"{keys}" not in manager.status()
     assert llamad.wait_for("a")["pid"] == pid
     assert llamad.end() == 0
 

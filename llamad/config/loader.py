@@ -33,13 +33,20 @@ OPTIONS_CACHE = "options.json"
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What the files say. `config` is None exactly when a TEXT problem exists; `binaries` has the binary of each server
-    that llamad runs, by the server's name, where it could be asked for its options.
+    that llamad runs, by the server's name, where it could be asked for its options. `keys_file` is what
+    `gateway.api_keys_file` names, whatever is wrong with that file or beside it.
     """
 
     config: Config | None
     problems: tuple[Problem, ...]
     files: tuple[Path, ...]
     binaries: Mapping[str, Binary]
+    keys_file: Path | None = None
+
+    @property
+    def wrong_text(self) -> tuple[str, ...]:
+        """The lines of what is wrong in the files themselves: with any of it there is no configuration."""
+        return tuple(str(problem) for problem in self.problems if problem.kind is ProblemKind.TEXT)
 
     def of(self, server: str) -> tuple[Problem, ...]:
         """The problems that concern one server."""
@@ -76,6 +83,7 @@ def load(
         _sorted(load_of.problems, order),
         tuple(source.file for source in sources),
         load_of.binaries,
+        load_of.keys_file,
     )
 
 
@@ -107,6 +115,7 @@ class _Load:
     ) -> None:
         self.problems = problems
         self.binaries: dict[str, Binary] = {}
+        self.keys_file: Path | None = None
         self._file = file
         self._dirs = dirs
         self._reader = reader
@@ -156,7 +165,7 @@ class _Load:
         self.problems += result.problems
         keys_file = result.value.api_keys_file
         if keys_file is not None:
-            keys_file = self._beside(node.get("api_keys_file"), keys_file)
+            keys_file = self.keys_file = self._beside(node.get("api_keys_file"), keys_file)
         gateway = result.value.model_copy(update={"api_keys_file": keys_file})
         try:
             has_keys = has_api_keys(keys_file, self._file, self._reader)

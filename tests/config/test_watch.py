@@ -18,23 +18,25 @@ from tests.waiting import until
 
 
 class Watched:
-    """Counts what a watch tells."""
+    """Counts what a watch tells, and keeps the last of it in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: FolderWatch) -> None:
+        self.watch = watch
         self.saves = 0
+        self.last = ""
 
-    async def follow(self, folder_watch: FolderWatch) -> None:
-        async for _ in folder_watch.saved():
+    async def follow(self) -> None:
+        async for saved in self.watch.saved():
             self.saves += 1
+            self.last = str(saved)
 
 
 @asynccontextmanager
 async def watching(file: Path, *, meanwhile: Callable[[], object] = lambda: None) -> AsyncIterator[Watched]:
     """A watch that runs; `meanwhile` happens between its making and its first look."""
-    watched = Watched()
-    folder_watch = FolderWatch(file)
+    watched = Watched(FolderWatch(file))
     meanwhile()
-    task = asyncio.ensure_future(watched.follow(folder_watch))
+    task = asyncio.ensure_future(watched.follow())
     await asyncio.sleep(0.1)  # there is no sign that a watch is set up; what comes too early is noticed a little later
     try:
         yield watched
@@ -70,6 +72,7 @@ async def test_every_way_of_saving_is_noticed_and_nothing_else(file: Path) -> No
         file.write_text("in place")
         await until(lambda: watched.saves == 1)
         assert asyncio.get_running_loop().time() - began >= watch.STILL_FOR
+        assert watched.last == f"{file} was saved"
         replace(file, "by another")
         await until(lambda: watched.saves == 2)
         (file.parent / "llamad.yaml~").touch()
@@ -77,12 +80,70 @@ async def test_every_way_of_saving_is_noticed_and_nothing_else(file: Path) -> No
         file.read_text()
         (file.parent / "conf.d").mkdir()
         await until(lambda: watched.saves == 3)
+        assert watched.last == "the folder of the configuration was changed"
         (file.parent / "conf.d" / "10.yaml").write_text("a drop-in")
         await until(lambda: watched.saves == 4)
         (file.parent / "conf.d" / ".10.yaml.swp").touch()
         (file.parent / "conf.d" / "README").touch()
         (file.parent / "conf.d" / "10.yaml").unlink()
         await until(lambda: watched.saves == 5)
+        assert watched.last == f"{file.parent}/conf.d/10.yaml was deleted"
+
+
+async def test_a_file_that_is_named_is_watched_until_another_is(file: Path, tmp_path: Path) -> None:
+    keys, other = tmp_path / "elsewhere" / "keys", tmp_path / "other"
+    keys.parent.mkdir()
+    keys.write_text("1")
+    other.write_text("1")
+    async with watching(file) as watched:
+        watched.watch.follow(keys)
+        watched.watch.follow(keys)
+        await asyncio.sleep(0.3)
+        assert watched.saves == 0, "what is there is known"
+        for number, act in enumerate((lambda: replace(keys, "2"), keys.unlink, lambda: keys.write_text("3")), 1):
+            act()
+            await until(lambda wanted=number: watched.saves == wanted)  # type: ignore[misc]
+            assert watched.last == f"{keys} was {'deleted' if number == 2 else 'saved'}"
+        watched.watch.follow(other)
+        keys.write_text("4")
+        replace(other, "2")
+        await until(lambda: watched.saves == 4)
+        assert watched.last == f"{other} was saved"
+        watched.watch.follow(None)
+        other.write_text("3")
+        file.write_text("more")
+        await until(lambda: watched.saves == 5)
+        assert watched.last == f"{file} was saved"
+
+
+async def test_a_change_of_the_rights_is_noticed(file: Path) -> None:
+    async with watching(file) as watched:
+        file.chmod(0o600)
+        await until(lambda: watched.saves == 1)
+
+
+async def test_a_named_file_whose_folder_cannot_be_watched_costs_no_watch(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "closed" / "keys"
+    keys.parent.mkdir()
+    keys.write_text("1")
+    monkeypatch.setattr(os, "access", lambda path, _: path != keys.parent)
+    async with watching(file) as watched:
+        watched.watch.follow(keys)
+        assert keys.parent not in watched.watch._folders()
+        replace(keys, "2")
+        await until(lambda: watched.saves == 1)
+
+
+async def test_a_link_in_a_circle_ends_nothing(file: Path) -> None:
+    async with watching(file) as watched:
+        file.unlink()
+        file.symlink_to(file)
+        await until(lambda: watched.saves == 1)
+        file.unlink()
+        file.write_text("1")
+        await until(lambda: watched.saves >= 2)
 
 
 async def test_what_is_saved_before_the_watch_is_set_up_is_not_lost(file: Path) -> None:
@@ -144,7 +205,7 @@ async def test_a_file_has_to_be_closed_and_to_keep_still(file: Path) -> None:
             assert not waiting.done()
         marks = await waiting
     stat = file.stat()
-    assert marks == ((file, stat.st_ino, stat.st_size, stat.st_mtime_ns),)
+    assert marks == {file: (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)}
 
 
 async def test_a_writer_that_never_closes_is_not_waited_for_for_ever(
