@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llamad import __version__
@@ -9,10 +10,11 @@ from llamad.config.model import ServerConfig
 from llamad.control import operations, wire
 from llamad.control.operations import ReloadOutcome, Settled
 from llamad.control.watching import watch
-from llamad.errors import UnknownServerError
+from llamad.errors import LlamadError, UnknownServerError
 from llamad.host.devices import Devices, read_devices
 from llamad.host.nvml import load_nvml, nvml_gpus, with_figures
 from llamad.reload import Applied, Reloader
+from llamad.servers.board import Failure
 from llamad.servers.catalog import devices_seen, what_is_served
 from llamad.servers.fleet import Fleet
 from llamad.servers.models import ModelsFolderError, scan
@@ -67,12 +69,11 @@ class Verbs(operations.Operations):
     async def reload(self, *, wait: bool) -> ReloadOutcome:
         """See Operations."""
         applied = await self._reloader.reload()
-        settled: tuple[Settled, ...] = ()
-        if wait:
-            touched = [name for name in applied.touched if name in self._fleet.configs]
-            await self._fleet.settled(applied.touched)
-            settled = tuple(self._settled(name) for name in touched)
-        return _outcome(applied, settled)
+        if not wait:
+            return _outcome(applied, ())
+        touched = [*applied.touched, *(name for name in self._under_way() if name not in applied.touched)]
+        await self._fleet.settled(touched)
+        return _outcome(applied, tuple(self._settled(name) for name in touched if name in self._fleet.configs))
 
     async def plan(self) -> ReloadOutcome:
         """See Operations."""
@@ -126,6 +127,18 @@ class Verbs(operations.Operations):
         told = ((name, self._fleet.notice(name)) for name in stay if name in self._fleet.configs)
         return tuple(f"{name}: {notice}" for name, notice in told if notice is not None)
 
+    def _under_way(self) -> list[str]:
+        """The servers that should run and have not come to what is wanted, whoever applied that: a saved file is
+        applied before anybody can ask for it.
+        """
+        fleet = self._fleet
+        return [
+            name
+            for name, config in fleet.configs.items()
+            if fleet.wanted(name) == "running" and not config.external
+            and (not fleet.is_settled(name) or fleet.failure(name) is not None)
+        ]  # fmt: skip
+
     def _known(self, name: str) -> str:
         """The server's name, where `name` is one or an alias; UnknownServerError."""
         configs = self._fleet.configs
@@ -142,11 +155,23 @@ class Verbs(operations.Operations):
             wanted=self._fleet.wanted(server),
             replicas=self._fleet.board.of(server),
             traffic=self._fleet.traffic(server),
+            ordered=server in self._fleet.stopped_by_order,
+            failure=self._fleet.failure(server),
             notice=self._fleet.notice(server),
         )
 
+    def _own(self, name: str) -> str:
+        """The name of a server that llamad runs; LlamadError where it only knows of it."""
+        server = self._known(name)
+        if (url := self._fleet.configs[server].url) is None:
+            return server
+        raise LlamadError(
+            f"llamad does not run {server}: it is the server at {url}",
+            hint="start or stop it where it runs; to send it no requests, take it out of the configuration",
+        )
+
     async def _each(self, act: Callable[[str], None], servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
-        names = [self._known(name) for name in servers]
+        names = [self._own(name) for name in servers]
         for name in names:
             act(name)
         self._on_orders()
@@ -156,7 +181,19 @@ class Verbs(operations.Operations):
         return tuple(Settled(name, self._state(name)) for name in names)  # an error would be from before the order
 
     def _settled(self, server: str) -> Settled:
-        return Settled(server, self._state(server), self._fleet.failure(server))
+        return Settled(server, self._state(server), self._why_not(server))
+
+    def _why_not(self, server: str) -> Failure | None:
+        """Why it is not as it is wanted; in whole words where it is ready all the same."""
+        failure = self._fleet.failure(server)
+        if failure is None or self._state(server) is not State.READY:
+            return failure
+        for view in self._fleet.board.of(server):
+            if (error := view.last_error) is not None:
+                kept, partly = f"not replaced: {error.message}; the old one goes on", f"replica {view.key.index} is "
+                message = kept if view.state is State.READY else f"{partly}{view.state}: {error.message}"
+                return replace(error, message=message)
+        return failure
 
     def _state(self, server: str) -> State:
         return together(view.state for view in self._fleet.board.of(server))

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from llamad import verbs as module
-from llamad.errors import ConfigError, UnknownServerError
+from llamad.errors import ConfigError, ExitCode, LlamadError, UnknownServerError
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.pidfd import Exit
 from llamad.reload import Applied
+from llamad.servers.board import Failure
 from llamad.servers.fleet import Fleet
 from llamad.servers.output import Line
 from llamad.servers.plan import Action, Plan, Step
@@ -186,6 +187,70 @@ def test_a_reload_waits_for_what_it_touched_and_no_more(wait: bool) -> None:  # 
     tell(story)
 
 
+def test_a_reload_waits_for_what_an_earlier_one_began_and_names_what_failed() -> None:
+    async def story() -> None:
+        slow, dies = Behaviour(loads_for=30.0), Behaviour(ends=(0.1, Exit(code=1)))
+        async with asked() as one:
+            await one.fleet.settled(["a", "b"])
+            one.world.machine.behaviours.extend([slow, dies])
+            one.reloader.wanted = {
+                **{name: an_intent(name) for name in ("idle", "a", "slow")},
+                "bad": an_intent("bad", restart={"max_retries": 0}),
+                "elsewhere": an_intent("elsewhere", url="http://127.0.0.1:1"),
+                "idle": an_intent("idle", start="on-demand"),
+            }
+            one.fleet.apply(one.reloader.wanted)  # as the saved file was applied
+            outcome = await one.verbs.reload(wait=True)
+            states = {each.server: (each.state, each.failure is None) for each in outcome.settled}
+            assert states == {"slow": (State.READY, True), "bad": (State.FAILED, False)}
+            outcome = await one.verbs.reload(wait=True)
+            assert [each.server for each in outcome.settled] == ["bad"]
+
+    tell(story)
+
+
+def test_what_is_not_replaced_is_told_in_whole_words() -> None:
+    async def story() -> None:
+        async with asked() as one:
+            await one.fleet.settled(["a", "b"])
+            one.world.inspections.append(Failure("model-missing", "the model is not there", "bring it back"))
+            (settled,) = await one.verbs.restart(("a",), wait=True)
+            assert settled.state is State.READY
+            assert settled.failure is not None
+            assert settled.failure.message == "not replaced: the model is not there; the old one goes on"
+            outcome = await one.verbs.reload(wait=True)
+            assert "a" not in [each.server for each in outcome.settled], "nothing is configured any more"
+
+    tell(story)
+
+
+def test_of_several_replicas_the_one_that_is_down_is_named() -> None:
+    async def story() -> None:
+        dies = Behaviour(ends=(0.1, Exit(code=1)))
+        async with asked(Behaviour(), dies, start="manual", replicas=2, restart={"max_retries": 0}) as one:
+            (settled,) = await one.verbs.start(("a",), wait=True)
+            assert settled.state is State.READY
+            assert settled.failure is not None
+            assert settled.failure.message.startswith("replica 1 is failed: ")
+
+    tell(story)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_a_server_of_somebody_else_is_not_ordered_about(verb: str) -> None:
+    async def story() -> None:
+        async with asked() as one:
+            url = "http://127.0.0.1:1"
+            one.fleet.apply({**one.fleet.intents, "ext": an_intent("ext", url=url, aliases=("other",))})
+            with pytest.raises(LlamadError, match=f"llamad does not run ext: it is the server at {url}") as refused:
+                await getattr(one.verbs, verb)(("a", "other"), wait=False)
+            assert refused.value.exit_code is ExitCode.FAILED
+            assert one.orders == 0
+            assert one.fleet.wanted("ext") == one.fleet.wanted("a") == "running"
+
+    tell(story)
+
+
 def test_a_plan_does_nothing_and_an_upgrade_asks_for_one_first() -> None:
     async def story() -> None:
         async with asked() as one:
@@ -210,6 +275,16 @@ def test_a_plan_tells_of_a_changed_program_where_its_server_stays(monkeypatch: p
             assert (await one.verbs.plan()).problems == ("a remark", "a: notice of a")
             one.reloader.settings = ("startup settle -> strict",)
             assert (await one.verbs.plan()).settings == ("startup settle -> strict",)
+
+    tell(story)
+
+
+def test_a_server_that_was_stopped_by_hand_says_so() -> None:
+    async def story() -> None:
+        async with asked(start="on-demand") as one:
+            assert one.verbs.status("a")["servers"][0]["reason"] == "on demand: starts at a request"
+            await one.verbs.stop(("a",), wait=True)
+            assert one.verbs.status("a")["servers"][0]["reason"] == "stopped by hand (llamad start a)"
 
     tell(story)
 

@@ -23,7 +23,7 @@ def status_table(status: Document) -> Table:
 def _status_rows(server: Document) -> Iterator[tuple[str, ...]]:
     if not server["replicas"]:
         queued = str(server["queued"])
-        yield server["name"], server["state"], server["wanted"], *"----", queued, *"---", _or_dash(server["notice"])
+        yield server["name"], server["state"], server["wanted"], *"----", queued, *"---", _or_dash(_remarks(server))
     for position, replica in enumerate(server["replicas"]):
         yield (
             replica_name(server, replica),
@@ -56,9 +56,13 @@ def note(server: Document, replica: Document) -> str:
         parts.append(with_hint(replica["last_error"], replica["hint"]))
     if replica["retry_in_s"] is not None:
         parts.append(f"next try in {format_duration(replica['retry_in_s'])}")
-    if server["notice"] is not None:
-        parts.append(server["notice"])
-    return printable("; ".join(parts))
+    parts.append(_remarks(server))
+    return printable("; ".join(part for part in parts if part))
+
+
+def _remarks(server: Document) -> str:
+    """Why it is stopped, and what else there is to know of it."""
+    return "; ".join(text for text in (server["reason"], server["notice"]) if text is not None)
 
 
 def with_hint(message: str, hint: str | None) -> str:
@@ -74,7 +78,11 @@ def gpus_text(gpus: str | Sequence[str | int] | None) -> str:
 
 
 def config_lines(status: Document) -> Iterator[str]:
-    """What is to say of the configuration: why the one on disk was refused, or that there is nothing in it."""
+    """What is to say beside the servers: that nobody can ask them, why the configuration on disk was refused, or that
+    there is nothing in it.
+    """
+    if status["gateway_problem"] is not None:
+        yield f"the gateway takes no requests: {printable(status['gateway_problem'])}"
     if status["config"]["error"] is not None:
         first, *rest = status["config"]["error"].splitlines() or [""]
         yield f"config refused, the last accepted one runs: {first}"
@@ -93,6 +101,7 @@ def details(status: Document) -> Iterator[str]:
             "aliases": ", ".join(server["aliases"]) or None,
             "start": server["start"],
             "requests": f"{server['in_flight']} in flight, {server['queued']} queued",
+            "why": server["reason"],
             "notice": server["notice"],
         }
         yield from _facts("  ", facts)
@@ -144,7 +153,7 @@ def status_changes(old: Document | None, new: Document) -> Iterator[str]:
 def _states(status: Document) -> Iterator[tuple[str, tuple[str, str]]]:
     for server in status["servers"]:
         if not server["replicas"]:
-            yield server["name"], (server["state"], "")
+            yield server["name"], (server["state"], printable(_remarks(server)))
         for replica in server["replicas"]:
             name = f"{server['name']}/{replica['index']}"
             if replica["generation"] and any(

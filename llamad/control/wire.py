@@ -60,7 +60,9 @@ class ReplicaDocument(TypedDict):
 
 
 class ServerDocument(TypedDict):
-    """One server; `state` is that of its replicas together (`state.together`)."""
+    """One server; `state` is that of its replicas together (`state.together`). `reason` says why it is stopped, where
+    it is; `notice` what an operator should know beside that.
+    """
 
     name: str
     wanted: str
@@ -71,6 +73,7 @@ class ServerDocument(TypedDict):
     start: str
     in_flight: int
     queued: int
+    reason: str | None
     notice: str | None
     replicas: list[ReplicaDocument]
 
@@ -219,14 +222,16 @@ class ErrorDocument(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What the daemon knows of one server at this moment. `notice` is something an operator should know that is no
-    failure (a newer binary lies at the path).
+    """What the daemon knows of one server at this moment. `ordered` is that an operator stopped it, `failure` why it is
+    not as it is wanted, `notice` something an operator should know that is no failure (a newer binary is there).
     """
 
     config: ServerConfig
     wanted: Literal["running", "stopped"]
     replicas: Sequence[Replica] = ()
     traffic: Traffic | None = None
+    ordered: bool = False
+    failure: Failure | None = None
     notice: str | None = None
 
 
@@ -248,10 +253,10 @@ def status_document(
     now: float,
     gateway_problem: str | None = None,
 ) -> StatusDocument:
-    """The whole status. `now` is the clock of the replicas' times (the loop's)."""
+    """The whole status. `now` is the clock of the replicas' times (the loop's). What cannot be asked is not ready."""
     return {
         "version": version,
-        "ready": ready,
+        "ready": ready and gateway_problem is None,
         "gateway_problem": gateway_problem,
         "config": {
             "files": [str(file) for file in config.files],
@@ -276,9 +281,26 @@ def server_document(view: ServerView, *, now: float) -> ServerDocument:
         "start": config.start,
         "in_flight": 0 if traffic is None else traffic.total,
         "queued": 0 if traffic is None else traffic.queued,
+        "reason": _reason(view),
         "notice": view.notice,
         "replicas": [_replica_document(replica, view, now=now) for replica in view.replicas],
     }
+
+
+def _reason(view: ServerView) -> str | None:
+    """Why nothing of a server runs."""
+    config = view.config
+    if any(replica.state is not State.STOPPED for replica in view.replicas):
+        return None
+    if view.ordered:
+        return f"stopped by hand (llamad start {config.name})"
+    if view.wanted == "running":
+        if view.failure is not None:
+            return str(view.failure)
+        return None if config.group is None and config.memory is None else "waits until others make room for it"
+    if config.start == "manual":
+        return f"manual (llamad start {config.name})"
+    return "on demand: starts at a request" if config.start == "on-demand" else "made way: starts at a request"
 
 
 def _replica_document(replica: Replica, view: ServerView, *, now: float) -> ReplicaDocument:

@@ -146,6 +146,15 @@ def test_what_a_person_should_know_of_a_server_that_runs_is_noted_too() -> None:
     assert row[-1] == "a newer binary is there"
 
 
+def test_why_a_server_is_stopped_is_noted() -> None:
+    config = ServerConfig(name="spare", model=Path("/m/s.gguf"), start="manual")
+    status = a_status(ServerView(config, "stopped", notice="a newer binary is there"))
+    (row,) = status_table(status).rows
+    assert row[-1] == "manual (llamad start spare); a newer binary is there"
+    assert "  why:        manual (llamad start spare)" in list(details(status))
+    assert list(status_changes(None, status)) == [f"spare stopped: {row[-1]}"]
+
+
 def test_what_is_to_say_of_the_configuration() -> None:
     assert list(config_lines(a_status())) == [
         "no servers are configured: add one below servers: in the configuration, see llamad.yaml(5)"
@@ -156,6 +165,8 @@ def test_what_is_to_say_of_the_configuration() -> None:
         "config refused, the last accepted one runs: a:1:1: x",
         "  a:2:1: y",
     ]
+    deaf = {**a_status(server), "gateway_problem": "cannot listen on 127.0.0.1:8080"}
+    assert list(config_lines(deaf)) == ["the gateway takes no requests: cannot listen on 127.0.0.1:8080"]
     assert list(config_lines(a_status(server, error=""))) == ["config refused, the last accepted one runs: "]
 
 

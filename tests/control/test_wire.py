@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -36,7 +37,7 @@ from llamad.servers.traffic import Traffic
 CONTRACT = {"version", "ready", "gateway_problem", "config", "servers"}
 CONFIG = {"files", "loaded_at", "error"}
 SERVER = {"name", "wanted", "state", "aliases", "model", "in_flight", "queued", "replicas"}
-SERVER_MORE = {"url", "start", "notice"}
+SERVER_MORE = {"url", "start", "reason", "notice"}
 REPLICA = {
     *("index", "state", "pid", "address", "uptime_s", "restarts"),
     *("last_exit", "last_error", "hint", "memory_bytes", "cpu_s"),
@@ -115,6 +116,35 @@ def test_the_example_of_the_contract() -> None:
         "memory_bytes": 170000000,
         "cpu_s": 12.3,
     }
+
+
+def test_a_gateway_that_cannot_listen_is_not_ready() -> None:
+    why = "cannot listen on 127.0.0.1:8080: address already in use"
+    status = status_document(version="1", ready=True, config=ConfigView(), servers=[], now=0.0, gateway_problem=why)
+    assert (status["ready"], status["gateway_problem"]) == (False, why)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "view", "config", "reason"),
+    [
+        ("stopped", {"ordered": True}, {"start": "on-demand"}, "stopped by hand (llamad start qwen)"),
+        ("stopped", {}, {"start": "on-demand"}, "on demand: starts at a request"),
+        ("stopped", {}, {"start": "manual"}, "manual (llamad start qwen)"),
+        ("stopped", {}, {"evictable": True}, "made way: starts at a request"),
+        ("running", {"failure": Failure("no-room", "b runs", "see it")}, {}, "b runs (see it)"),
+        ("running", {}, {"group": "big"}, "waits until others make room for it"),
+        ("running", {}, {"memory": 1}, "waits until others make room for it"),
+        ("running", {}, {}, None),
+    ],
+)
+def test_what_is_stopped_says_why(
+    wanted: Literal["running", "stopped"], view: dict[str, Any], config: dict[str, object], reason: str | None
+) -> None:
+    of = ServerConfig.model_validate({"name": "qwen", "model": Path("/m/q.gguf"), **config})
+    stopped, ready = (Replica(ReplicaKey("qwen", 0), state=state) for state in (State.STOPPED, State.READY))
+    assert server_document(ServerView(of, wanted, **view), now=0.0)["reason"] == reason
+    assert server_document(ServerView(of, wanted, [stopped], **view), now=0.0)["reason"] == reason
+    assert server_document(ServerView(of, wanted, [stopped, ready], **view), now=0.0)["reason"] is None
 
 
 def test_what_failed_is_shown_with_cause_and_hint_and_the_next_try() -> None:
