@@ -1,7 +1,6 @@
 """What systemd is told, over a fleet of the fake machine on a clock that jumps."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,7 +39,7 @@ class Reported:
 
 @asynccontextmanager
 async def reported(world: World, manager: ServiceManager) -> AsyncIterator[Reported]:
-    with Notifier(SystemdEnvironment(notify_socket=str(manager.path)), pid=os.getpid()) as notifier:
+    with Notifier(SystemdEnvironment(notify_socket=str(manager.path))) as notifier:
         async with Fleet(world.around) as fleet:
             yield Reported(world, fleet, notifier)
 

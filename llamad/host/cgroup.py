@@ -77,10 +77,6 @@ class Group:
         """The file to join by: a process that writes "0" (or is written by its pid) moves into the group."""
         return self.path / "cgroup.procs"
 
-    def join(self, pid: int) -> bool:
-        """Move a process into the group; its children follow. Returns whether it moved."""
-        return self._warnings.write(self.procs, str(pid), "move a server into its control group")
-
     def pids(self) -> list[int]:
         """The processes of the group that can be seen from here."""
         return [int(word) for word in (_read(self.procs) or "").split()]

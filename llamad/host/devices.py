@@ -32,7 +32,7 @@ _VENDORS = {"0x10de": Vendor.NVIDIA, "0x1002": Vendor.AMD, "0x8086": Vendor.INTE
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU; None for what is not known. `index` is its number for `gpus:` (nvidia-smi's order; ROCm's for AMD),
-    `pci` its bus address, memory in bytes, `nodes` what a process has to open, `processes` pairs of pid and bytes.
+    `pci` its bus address, memory in bytes, `nodes` what a process has to open.
     """
 
     vendor: Vendor
@@ -44,7 +44,6 @@ class Gpu:
     memory_total: int | None = None
     memory_used: int | None = None
     nodes: tuple[Path, ...] = ()
-    processes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,11 @@ class _Sender(SystemdNotifier):  # type: ignore[misc]  # sdnotify has no types
 class Notifier:
     """The one voice of this process towards systemd. Built from the environment that `take_systemd_environment` took.
 
-    READY, RELOADING and STOPPING are kept when systemd's queue is full, and go out before the next message or by
-    `flush`; every other message is dropped then. Each method that sends returns at once. Use as a context manager or
-    call `close`.
+    READY, RELOADING and STOPPING are kept when systemd's queue is full, and go out before the next message; every other
+    message is dropped then. Each method that sends returns at once. Use as a context manager or call `close`.
     """
 
-    def __init__(self, env: SystemdEnvironment, *, pid: int) -> None:
-        self.watchdog_interval = watchdog_interval(env, pid=pid)
+    def __init__(self, env: SystemdEnvironment) -> None:
         self.can_store = env.can_store
         self._sender = _connect(env.notify_socket)
         self._pending: dict[str, str] = {}  # by kind, in the order to send: at most one of each of three kinds
@@ -178,7 +176,7 @@ class Notifier:
             self._status = line
 
     def watchdog(self) -> None:
-        """Every part makes progress. Call it each `watchdog_interval`."""
+        """Every part makes progress. Call it every `watchdog_interval()`."""
         self._send("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
@@ -200,15 +198,6 @@ class Notifier:
     def remove(self, name: str) -> bool:
         """Have systemd close everything stored under `name`. Returns whether it was sent."""
         return self._send(f"FDSTOREREMOVE=1\nFDNAME={_fd_name(name)}")
-
-    async def flush(self, timeout: float) -> bool:
-        """Wait, `timeout` seconds at most, until what was kept for a full queue is sent; returns whether it is."""
-        try:
-            async with asyncio.timeout(timeout):
-                await _until(self._send_pending)
-        except TimeoutError:
-            return False
-        return True
 
     async def barrier(self, timeout: float) -> bool:
         """Wait, `timeout` seconds at most, until systemd has worked on everything sent before; returns whether it

@@ -21,7 +21,7 @@ def load_nvml() -> Any | None:
 
 
 def nvml_gpus(nvml: Any) -> tuple[Gpu, ...]:
-    """NVIDIA's GPUs with memory and processes, in nvidia-smi's order; none where the driver does not answer. Takes
+    """NVIDIA's GPUs with their memory, in nvidia-smi's order; none where the driver does not answer. Takes
     `load_nvml()`'s module; blocks for up to some 100 ms (the driver may have to wake a GPU): call it in a thread.
     """
     try:
@@ -61,17 +61,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         driver="nvidia",
         memory_total=None if memory is None else int(memory.total),
         memory_used=None if memory is None else int(memory.used),
-        processes=_processes(nvml, handle),
     )
-
-
-def _processes(nvml: Any, handle: Any) -> tuple[tuple[int, int], ...]:
-    used: dict[int, int] = {}
-    for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-        for process in _ask(nvml, ask, handle) or ():  # Vulkan's are among the graphics ones
-            if process.usedGpuMemory is not None:
-                used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory))
-    return tuple(sorted(used.items()))
 
 
 def _ask(nvml: Any, function: Any, handle: Any) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import select
 import signal
 import struct
 from dataclasses import dataclass
@@ -48,13 +47,6 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def has_ended(pidfd: int) -> bool:
-    """Whether the process has ended (reaped or not). The pidfd is readable from then on."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def child_exit(pidfd: int) -> Exit | None:

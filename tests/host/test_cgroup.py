@@ -272,21 +272,10 @@ class TestGroup:
         assert (group.memory(), group.cpu_seconds(), group.oom_kills(), group.populated()) == (None,) * 4
         assert group.pids() == []
 
-    def test_a_process_joins_by_its_pid(self, group: Group) -> None:
+    def test_its_processes_are_those_that_joined(self, group: Group) -> None:
         assert group.procs == group.path / "cgroup.procs"
-        assert group.join(4711)
-        assert group.procs.read_text() == "4711"
         group.procs.write_text("1\n22\n")
         assert group.pids() == [1, 22]
-
-    def test_joining_a_group_that_is_gone_is_one_warning(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        group = Group(tmp_path / "gone", Warnings())
-        assert not group.join(1)
-        assert not group.join(1)
-        (line,) = lines(caplog)
-        assert line.startswith("cannot move a server into its control group: [Errno 2] No such file or directory")
 
     def test_kill_is_the_kernels(self, group: Group) -> None:
         group.kill()
@@ -361,7 +350,7 @@ def test_a_real_group_where_this_machine_lends_one() -> None:
     try:
         with subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
             assert group.populated() is False
-            assert group.join(process.pid)
+            group.procs.write_text(str(process.pid))
             assert group.pids() == [process.pid]
             assert group.populated() is True
             assert not group.remove()

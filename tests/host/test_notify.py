@@ -26,7 +26,7 @@ PID = 4711
 
 @pytest.fixture
 def notifier(listener: Listener) -> Iterator[Notifier]:
-    with Notifier(SystemdEnvironment(notify_socket=str(listener.path)), pid=PID) as one:
+    with Notifier(SystemdEnvironment(notify_socket=str(listener.path))) as one:
         yield one
 
 
@@ -146,7 +146,7 @@ class TestMessages:
         name = f"llamad-test-{os.getpid()}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
             server.bind("\0" + name)
-            with Notifier(SystemdEnvironment(notify_socket="@" + name), pid=PID) as notifier:
+            with Notifier(SystemdEnvironment(notify_socket="@" + name)) as notifier:
                 notifier.ready()
             assert server.recv(100) == b"READY=1"
 
@@ -198,7 +198,6 @@ class TestFullQueue:
         notifier.watchdog()
         notifier.extend_timeout(1)
         assert time.monotonic() - began < 0.5
-        assert not await notifier.flush(0.02)
         assert listener.texts() == ["X-FILLER=1"] * filler
         notifier.watchdog()
         assert listener.texts() == ["READY=1", "WATCHDOG=1"]
@@ -220,19 +219,9 @@ class TestFullQueue:
                 pass
         notifier.stopping()
         listener.texts()
-        assert await notifier.flush(1)
-        assert [text.split("\n")[0] for text in listener.texts()] == ["RELOADING=1", "READY=1", "STOPPING=1"]
-
-    async def test_flush_waits_for_room(self, notifier: Notifier, listener: Listener) -> None:
-        listener.fill()
-        notifier.stopping()
-        async with asyncio.TaskGroup() as group:
-            flushed = group.create_task(notifier.flush(5))
-            await asyncio.sleep(0)
-            assert not flushed.done()
-            listener.texts()
-        assert flushed.result()
-        assert listener.texts() == ["STOPPING=1"]
+        notifier.watchdog()
+        sent = [text.split("\n")[0] for text in listener.texts()]
+        assert sent == ["RELOADING=1", "READY=1", "STOPPING=1", "WATCHDOG=1"]
 
     def test_a_descriptor_that_could_not_be_stored_is_told(self, notifier: Notifier, listener: Listener) -> None:
         listener.fill()
@@ -312,12 +301,11 @@ class TestNobodyThere:
         assert not notifier.store("a", 0)
         assert not notifier.remove("a")
         notifier.stopping()
-        assert await notifier.flush(0)
         assert await notifier.barrier(0)
         assert not notifier.active
 
     async def test_without_a_socket(self, caplog: pytest.LogCaptureFixture) -> None:
-        await self.everything_is_a_no_op(Notifier(SystemdEnvironment(), pid=PID))
+        await self.everything_is_a_no_op(Notifier(SystemdEnvironment()))
         assert caplog.records == []
 
     @pytest.mark.parametrize(
@@ -340,7 +328,7 @@ class TestNobodyThere:
     async def test_a_socket_that_is_not_there_is_one_line(
         self, address: str, line: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        await self.everything_is_a_no_op(Notifier(SystemdEnvironment(notify_socket=address), pid=PID))
+        await self.everything_is_a_no_op(Notifier(SystemdEnvironment(notify_socket=address)))
         assert [record.getMessage() for record in caplog.records] == [line]
 
     async def test_a_socket_that_goes_away_is_one_line_too(
@@ -350,7 +338,6 @@ class TestNobodyThere:
         notifier.watchdog()
         notifier.ready()
         notifier.stopping()
-        assert not await notifier.flush(0.02)
         lines = [record.getMessage() for record in caplog.records]
         assert lines == ["cannot tell systemd WATCHDOG=1: Connection refused"]
 
@@ -362,7 +349,7 @@ class TestNobodyThere:
 
     def test_the_socket_does_not_reach_a_child(self, listener: Listener) -> None:
         before = _sockets()
-        with Notifier(SystemdEnvironment(notify_socket=str(listener.path)), pid=PID):
+        with Notifier(SystemdEnvironment(notify_socket=str(listener.path))):
             assert [os.get_inheritable(fd) for fd in _sockets() - before] == [False]
 
 

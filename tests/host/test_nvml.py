@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -24,8 +24,6 @@ class Card:
     uuid: str | bytes | None = "GPU-1"
     bus: str | bytes | None = "00000000:65:00.0"
     memory: tuple[int, int] | None = (1000, 400)
-    compute: list[tuple[int, int | None]] | None = field(default_factory=list)
-    graphics: list[tuple[int, int | None]] | None = field(default_factory=list)
 
 
 class FakeNvml:
@@ -63,8 +61,6 @@ class FakeNvml:
                 "nvmlDeviceGetUUID": card.uuid,
                 "nvmlDeviceGetPciInfo": card.bus and SimpleNamespace(busId=card.bus),
                 "nvmlDeviceGetMemoryInfo": card.memory and SimpleNamespace(total=card.memory[0], used=card.memory[1]),
-                "nvmlDeviceGetComputeRunningProcesses": _processes(card.compute),
-                "nvmlDeviceGetGraphicsRunningProcesses": _processes(card.graphics),
             }
             if answers[name] is None:
                 raise FakeError("Not Supported")
@@ -73,12 +69,8 @@ class FakeNvml:
         return tell
 
 
-def _processes(pairs: list[tuple[int, int | None]] | None) -> list[SimpleNamespace] | None:
-    return None if pairs is None else [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in pairs]
-
-
 def test_every_figure_is_read_and_the_library_let_go() -> None:
-    nvml = FakeNvml(Card(compute=[(20, 300), (10, None)], graphics=[(20, 350), (30, 5)]), Card(uuid="GPU-2"))
+    nvml = FakeNvml(Card(), Card(uuid="GPU-2"))
     first, second = nvml_gpus(nvml)
     assert first == Gpu(
         Vendor.NVIDIA,
@@ -89,7 +81,6 @@ def test_every_figure_is_read_and_the_library_let_go() -> None:
         driver="nvidia",
         memory_total=1000,
         memory_used=400,
-        processes=((20, 350), (30, 5)),
     )
     assert (second.index, second.uuid) == (1, "GPU-2")
     assert nvml.started == 0
@@ -101,7 +92,7 @@ def test_bytes_of_older_bindings_are_text() -> None:
 
 
 def test_what_a_gpu_does_not_tell_is_none() -> None:
-    (gpu,) = nvml_gpus(FakeNvml(Card(None, None, None, None, None, None)))
+    (gpu,) = nvml_gpus(FakeNvml(Card(None, None, None, None)))
     assert gpu == Gpu(Vendor.NVIDIA, index=0, driver="nvidia")
 
 

@@ -37,7 +37,7 @@ def manager() -> Iterator[ServiceManager]:
 
 @pytest.fixture
 def notifier(manager: ServiceManager) -> Iterator[Notifier]:
-    with Notifier(SystemdEnvironment(notify_socket=str(manager.path)), pid=os.getpid()) as one:
+    with Notifier(SystemdEnvironment(notify_socket=str(manager.path))) as one:
         yield one
 
 
@@ -182,7 +182,7 @@ async def test_children_die_with_llamad_unless_somebody_keeps_them(
 
     monkeypatch.setattr(module, "spawn", spy)
     path = manager.path if socket_there else tmp_path / "nobody"
-    with Notifier(SystemdEnvironment(notify_socket=str(path)), pid=os.getpid()) as notifier:
+    with Notifier(SystemdEnvironment(notify_socket=str(path))) as notifier:
         await end_of_one(ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), notifier), tmp_path)
     await end_of_one(ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), None), tmp_path)
     assert outlives == [socket_there, False]
