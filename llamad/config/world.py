@@ -2,21 +2,21 @@
 
 import os
 import pwd
-import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamad.config.checks import Written
 from llamad.config.problems import Problem, ProblemKind
 from llamad.config.yamltree import Node
 from llamad.host.devices import count_gpus
-from llamad.host.gguf import GgufError, read_header
+from llamad.host.gguf import GgufError, read_header, split_part
 from llamad.host.sandbox import hidden_by, hidden_hint, unreadable_hint
 
 KEYS_CREDENTIAL = "api-keys"
-_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_MOST_PARTS = 999
+"""Of a split model; a name that speaks of more is somebody's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ def model_problems(server: Written, reader: Reader) -> Iterator[Problem]:
 
 def _parts(model: Path) -> list[Path]:
     """All files of a split model (`name-00001-of-0000N.gguf`), which llama-server finds by itself."""
-    match = _SPLIT.fullmatch(model.name)
-    if not match or int(match[3]) > 999:
+    part = split_part(model.name)
+    if part is None or part.count > _MOST_PARTS:
         return [model]
-    count = int(match[3])
-    return [model] + [model.with_name(f"{match[1]}-{n:05}-of-{match[3]}.gguf") for n in range(1, count + 1)]
+    numbers = range(1, part.count + 1)
+    return [model, *(model.with_name(replace(part, number=number).file_name) for number in numbers)]
 
 
 def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:

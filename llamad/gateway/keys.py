@@ -8,13 +8,13 @@ from pathlib import Path
 
 from llamad.config.model import SERVER_NAME, GatewayConfig
 from llamad.config.problems import Position, Problem
+from llamad.config.world import KEYS_CREDENTIAL
 from llamad.gateway.types import RequestHead
 
 MAX_BYTES = 256 << 10
 MAX_KEYS = 1024
 """Also bounds the `key` label of the metrics."""
 MAX_KEY_CHARS = 512
-CREDENTIAL = "api-keys"
 _NAME = re.compile(SERVER_NAME)
 _KEY = re.compile(r"[\x21-\x7e]+")
 _PATH = "gateway.api_keys_file"
@@ -124,9 +124,9 @@ def load_keys(config: GatewayConfig, environ: Mapping[str, str]) -> tuple[Keys, 
             problems.append(Problem(Position(config.api_keys_file, 1, 1), _PATH, message))
         return keys, problems
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    if not folder or not Path(folder, CREDENTIAL).exists():
+    if not folder or not Path(folder, KEYS_CREDENTIAL).exists():
         return NO_KEYS, []
-    return _read(Path(folder, CREDENTIAL))
+    return _read(Path(folder, KEYS_CREDENTIAL))
 
 
 def _read(file: Path) -> tuple[Keys, list[Problem]]:

@@ -6,6 +6,7 @@ bytes of reading, and only the few values below are kept.
 """
 
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _SIZES = {kind: struct.calcsize("<" + code) for kind, code in _SCALARS.items()}
 
 Value = str | int | float | bool | None
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 class GgufError(Exception):
@@ -53,11 +55,30 @@ class Header:
     name: str | None = None
     kind: str | None = None
     """`general.type`: model, mmproj, adapter ..."""
-    size_label: str | None = None
     quantization: str | None = None
     context_length: int | None = None
     chat_template: bool = False
     split_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a split model, as its name tells: `number` is 1 for the first of `count`."""
+
+    stem: str
+    number: int
+    count: int
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file, as llama.cpp makes it (llama_split_path): exactly so, in lower case."""
+        return f"{self.stem}-{self.number:05}-of-{self.count:05}.gguf"
+
+
+def split_part(file_name: str) -> Part | None:
+    """Which part of a split model a file of this name is; None where it is a model of its own. Pure."""
+    match = _PART.fullmatch(file_name)
+    return None if match is None else Part(match[1], int(match[2]), int(match[3]))
 
 
 def read_header(path: Path) -> Header:
@@ -264,7 +285,6 @@ def _header(version: int, tensors: int, metadata: dict[str, Value]) -> Header:
         architecture=architecture,
         name=text("general.name"),
         kind=text("general.type"),
-        size_label=text("general.size_label"),
         quantization=None if file_type is None else QUANTIZATIONS.get(file_type & 1023, f"type {file_type}"),
         context_length=number(f"{architecture}.context_length"),
         chat_template=text("tokenizer.chat_template") is not None,

@@ -1,7 +1,6 @@
 """The models there are: the files of a folder, and what a running server says it serves."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from llamad.errors import LlamadError
-from llamad.host.gguf import GgufError, Header, read_header
+from llamad.host.gguf import GgufError, Header, Part, read_header, split_part
 
 MAX_DEPTH = 5
 MAX_ENTRIES = 20_000
@@ -18,7 +17,6 @@ MAX_ENTRIES = 20_000
 MAX_NAMED = 5
 MAX_NAMES = 64
 MAX_TEXT = 512
-_SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
 class Kind(StrEnum):
@@ -110,8 +108,8 @@ def _of_folder(folder: Path, files: list[Path]) -> list[ModelFile]:
     single: list[ModelFile] = []
     splits: dict[tuple[str, int], dict[int, Path]] = {}
     for path in files:
-        if match := _SPLIT.fullmatch(path.name):
-            splits.setdefault((match["stem"], int(match["count"])), {})[int(match["part"])] = path
+        if part := split_part(path.name):
+            splits.setdefault((part.stem, part.count), {})[part.number] = path
         elif path.suffix.lower() == ".gguf":
             single.append(_one_file(path))
     split = [_split_model(folder, stem, count, parts) for (stem, count), parts in splits.items()]
@@ -136,7 +134,7 @@ def _split_model(folder: Path, stem: str, count: int, parts: Mapping[int, Path])
         problem = f"of {count} parts, these are missing: {named}{more}"
     elif problem is None and header is not None and header.split_count not in (None, count):
         problem = f"its first part speaks of {header.split_count} parts, its name of {count}"
-    path = parts.get(1) or folder / f"{stem}-00001-of-{count:05}.gguf"
+    path = parts.get(1) or folder / Part(stem, 1, count).file_name
     there = tuple(parts[number] for number in sorted(parts))
     return ModelFile(path, stem, _kind(path, header), sum(map(_size, there)), there, header, problem)
 
@@ -235,7 +233,8 @@ def served(models_json: object, props_json: object) -> Served | None:
 
 def served_by_file(path: Path, header: Header | None) -> Served:
     """What a server of the file `path` will serve, as far as the file says."""
-    name = match["stem"] if (match := _SPLIT.fullmatch(path.name)) else path.stem
+    part = split_part(path.name)
+    name = path.stem if part is None else part.stem
     if header is None:
         return Served((name,), "file", path=str(path))
     return Served((name,), "file", header.context_length, path=str(path), quantization=header.quantization)

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.host.gguf import MAX_KEPT, MAX_STRING, GgufError, Header, read_header
+from llamad.host.gguf import MAX_KEPT, MAX_STRING, GgufError, Header, Part, read_header, split_part
 from tests.builders import gguf, gguf_text
 
 WHOLE = {
     "general.architecture": "llama",
     "general.name": "A Model",
     "general.type": "model",
-    "general.size_label": "135M",
     "general.file_type": 15,
     "llama.context_length": 8192,
     "llama.rope.freq_base": 10000.0,
@@ -42,7 +41,6 @@ def test_a_whole_header(tmp_path: Path) -> None:
         architecture="llama",
         name="A Model",
         kind="model",
-        size_label="135M",
         quantization="Q4_K_M",
         context_length=8192,
         chat_template=True,
@@ -77,9 +75,9 @@ def test_values_of_another_type_than_expected_are_not_taken(tmp_path: Path) -> N
 
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:
-    header = read_header(a_file(tmp_path, gguf({"general.name": "n" * 100_000, "general.size_label": "1B"})))
+    header = read_header(a_file(tmp_path, gguf({"general.name": "n" * 100_000, "general.type": "model"})))
     assert header.name == "n" * MAX_KEPT
-    assert header.size_label == "1B"
+    assert header.kind == "model"
 
 
 def head(tensors: int = 0, keys: int = 0, version: int = 3) -> bytes:
@@ -197,3 +195,21 @@ def test_bytes_at_random_never_break_the_reader(changes: list[tuple[int, int]], 
         file.flush()
         with suppress(GgufError):
             assert read_header(Path(file.name)).version in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("big-00002-of-00003.gguf", Part("big", 2, 3)),
+        ("a-00001-of-00002-00001-of-00004.gguf", Part("a-00001-of-00002", 1, 4)),
+        ("big.gguf", None),
+        ("-00001-of-00002.gguf", None),
+        ("big-00001-of-00002.GGUF", None),
+        ("big-00001-of-2.gguf", None),
+        ("big-0000\u0661-of-00002.gguf", None),
+    ],
+)
+def test_the_name_of_a_part_of_a_split_model(name: str, part: Part | None) -> None:
+    assert split_part(name) == part
+    if part is not None:
+        assert part.file_name == name
