@@ -1,6 +1,5 @@
 """Secrets from systemd's credentials and from files, each registered so that no log line shows it."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +7,6 @@ from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.redact import Redaction
 
-log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 20
 
 
@@ -43,5 +41,5 @@ class Credentials:
         except (OSError, ValueError) as error:  # ValueError: no text, or no name for a file
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise LlamadError(f"the secret in {path} cannot be read: {why}", hint=hint) from None
-        self._redaction.replace(str(path), [text] if text else [])
+        self._redaction.replace(str(path), text)
         return text

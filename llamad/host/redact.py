@@ -2,44 +2,41 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from llamad.host.logrecord import fields_of, message_of, traceback_of
 
 MASK = "***"
 MIN_LENGTH = 6
 """Shorter values are not replaced: they would tear holes into harmless text."""
-MAX_SECRETS = 4096
-
-
-def redact(text: str, secrets: Collection[str]) -> str:
-    """`text` with each of `secrets` (those of MIN_LENGTH or more) replaced by `***`, the longest first."""
-    pattern = _pattern(secrets)
-    return text if pattern is None else pattern.sub(MASK, text)
+MAX_SOURCES = 1024
 
 
 class Redaction(logging.Filter):
-    """A filter for handlers that rewrites every record; it lets all of them pass. Secrets are registered by source
-    (`api-keys`, a server's name), so that a reload replaces its own and the set stays as large as the configuration.
+    """A filter for handlers that rewrites every record; it lets all of them pass. A secret is registered by its source
+    (the file it was read from), so that a new one replaces the old; of more than MAX_SOURCES sources, those that were
+    not read for longest are forgotten.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._by_source: dict[str, frozenset[str]] = {}
-        self._pattern: re.Pattern[str] | None = None
+        self._by_source: dict[str, str] = {}
+        self._compiled: re.Pattern[str] | None = None
+        self._is_stale = False
 
-    def replace(self, source: str, secrets: Iterable[str]) -> None:
-        """Register exactly `secrets` for `source`; none forgets the source. ValueError beyond MAX_SECRETS in all."""
-        registered = self._by_source | {source: frozenset(secrets)}
-        union = frozenset().union(*registered.values())
-        if len(union) > MAX_SECRETS:
-            raise ValueError(f"{len(union)} secrets are too many to keep out of the log, the limit is {MAX_SECRETS}")
-        self._by_source = {name: values for name, values in registered.items() if values}
-        self._pattern = _pattern(union)
+    def replace(self, source: str, secret: str) -> None:
+        """Register `secret` for `source`, in the place of what it had; an empty one forgets the source."""
+        before = self._by_source.pop(source, "")
+        if secret:
+            self._by_source[source] = secret  # at the end: the newest
+        if len(self._by_source) > MAX_SOURCES:
+            del self._by_source[next(iter(self._by_source))]
+        self._is_stale = self._is_stale or secret != before
 
     def clean(self, text: str) -> str:
         """`text` without any registered secret."""
-        return text if self._pattern is None else self._pattern.sub(MASK, text)
+        pattern = self._pattern
+        return text if pattern is None else pattern.sub(MASK, text)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite `record` in place; always True."""
@@ -54,7 +51,14 @@ class Redaction(logging.Filter):
             record.exc_text = self.clean(traceback)
         return True
 
+    @property
+    def _pattern(self) -> re.Pattern[str] | None:
+        if self._is_stale:
+            self._compiled, self._is_stale = _pattern(self._by_source.values()), False
+        return self._compiled
 
-def _pattern(secrets: Collection[str]) -> re.Pattern[str] | None:
+
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    """Any of `secrets`, the longest first; None where none is long enough."""
     values = sorted({secret for secret in secrets if len(secret) >= MIN_LENGTH}, key=lambda one: (-len(one), one))
     return re.compile("|".join(map(re.escape, values))) if values else None

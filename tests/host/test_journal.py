@@ -109,7 +109,7 @@ def test_a_reload_replaces_the_place_and_lets_go_of_the_old(stream: TextIO, list
 
 def test_secrets_never_appear(stream: TextIO) -> None:
     redaction = Redaction()
-    redaction.replace("api-keys", ["hunter2hunter2"])
+    redaction.replace("api-keys", "hunter2hunter2")
     setup("text", "info", environ={}, stream=stream, redaction=redaction)
     log.info("key %s", "hunter2hunter2")
     assert written(stream)[0].endswith("key ***")

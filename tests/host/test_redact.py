@@ -3,7 +3,7 @@
 import pytest
 
 from llamad.host.logrecord import fields_of, message_of, traceback_of
-from llamad.host.redact import MAX_SECRETS, Redaction, redact
+from llamad.host.redact import MAX_SOURCES, Redaction
 from tests.host.records import a_record
 
 
@@ -21,12 +21,15 @@ from tests.host.records import a_record
     ],
 )
 def test_each_secret_is_masked_literally(text: str, secrets: list[str], clean: str) -> None:
-    assert redact(text, secrets) == clean
+    redaction = Redaction()
+    for number, secret in enumerate(secrets):
+        redaction.replace(f"file {number}", secret)
+    assert redaction.clean(text) == clean
 
 
 def test_a_record_is_rewritten_where_a_secret_may_stand() -> None:
     redaction = Redaction()
-    redaction.replace("api-keys", ["hunter2hunter2"])
+    redaction.replace("api-keys", "hunter2hunter2")
     record = a_record(
         "key %s of %s",
         "hunter2hunter2",
@@ -46,7 +49,7 @@ def test_a_record_is_rewritten_where_a_secret_may_stand() -> None:
 
 def test_a_record_without_arguments_may_hold_percent_signs() -> None:
     redaction = Redaction()
-    redaction.replace("api-keys", ["hunter2hunter2"])
+    redaction.replace("api-keys", "hunter2hunter2")
     record = a_record("%s", "100 % of hunter2hunter2")
     redaction.filter(record)
     redaction.filter(record)
@@ -62,18 +65,20 @@ def test_without_secrets_a_record_is_left_alone() -> None:
 
 def test_a_source_replaces_its_own_and_only_its_own() -> None:
     redaction = Redaction()
-    redaction.replace("api-keys", ["old-key", "other-key"])
-    redaction.replace("qwen", ["hf-token"])
-    redaction.replace("api-keys", ["new-key"])
-    assert redaction.clean("old-key new-key hf-token") == "old-key *** ***"
-    redaction.replace("qwen", [])
-    redaction.replace("api-keys", [])
-    assert redaction.clean("new-key hf-token") == "new-key hf-token"
+    redaction.replace("one", "old-secret")
+    redaction.replace("two", "hf-token")
+    redaction.replace("one", "new-secret")
+    assert redaction.clean("old-secret new-secret hf-token") == "old-secret *** ***"
+    redaction.replace("two", "")
+    redaction.replace("one", "")
+    redaction.replace("never", "")
+    assert redaction.clean("new-secret hf-token") == "new-secret hf-token"
 
 
-def test_the_set_is_bounded_and_too_many_are_not_silently_leaked() -> None:
+def test_of_too_many_sources_the_one_not_read_for_longest_is_forgotten() -> None:
     redaction = Redaction()
-    redaction.replace("a", ["secret-a"])
-    with pytest.raises(ValueError, match=f"{MAX_SECRETS + 1} secrets are too many"):
-        redaction.replace("b", [f"key-{number:06}" for number in range(MAX_SECRETS)])
-    assert redaction.clean("secret-a key-000001") == "*** key-000001"
+    for number in range(MAX_SOURCES):
+        redaction.replace(f"file {number}", f"key-{number:06}")
+    redaction.replace("file 0", "key-000000")
+    redaction.replace("one more", "secret of one more")
+    assert redaction.clean("key-000000 key-000001 key-000002, secret of one more") == "*** key-000001 ***, ***"
