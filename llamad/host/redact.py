@@ -21,8 +21,7 @@ class Redaction(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._by_source: dict[str, str] = {}
-        self._compiled: re.Pattern[str] | None = None
-        self._is_stale = False
+        self._pattern: re.Pattern[str] | None = None
 
     def replace(self, source: str, secret: str) -> None:
         """Register `secret` for `source`, in the place of what it had; an empty one forgets the source."""
@@ -31,12 +30,12 @@ class Redaction(logging.Filter):
             self._by_source[source] = secret  # at the end: the newest
         if len(self._by_source) > MAX_SOURCES:
             del self._by_source[next(iter(self._by_source))]
-        self._is_stale = self._is_stale or secret != before
+        if secret != before:
+            self._pattern = _pattern(self._by_source.values())
 
     def clean(self, text: str) -> str:
         """`text` without any registered secret."""
-        pattern = self._pattern
-        return text if pattern is None else pattern.sub(MASK, text)
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite `record` in place; always True."""
@@ -50,12 +49,6 @@ class Redaction(logging.Filter):
         if traceback is not None:
             record.exc_text = self.clean(traceback)
         return True
-
-    @property
-    def _pattern(self) -> re.Pattern[str] | None:
-        if self._is_stale:
-            self._compiled, self._is_stale = _pattern(self._by_source.values()), False
-        return self._compiled
 
 
 def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from llamad.host import redact
 from llamad.host.logrecord import fields_of, message_of, traceback_of
-from llamad.host.redact import MAX_SOURCES, Redaction
+from llamad.host.redact import Redaction
 from tests.host.records import a_record
 
 
@@ -75,10 +76,11 @@ def test_a_source_replaces_its_own_and_only_its_own() -> None:
     assert redaction.clean("new-secret hf-token") == "new-secret hf-token"
 
 
-def test_of_too_many_sources_the_one_not_read_for_longest_is_forgotten() -> None:
+def test_of_too_many_sources_the_one_not_read_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "MAX_SOURCES", 3)
     redaction = Redaction()
-    for number in range(MAX_SOURCES):
-        redaction.replace(f"file {number}", f"key-{number:06}")
-    redaction.replace("file 0", "key-000000")
-    redaction.replace("one more", "secret of one more")
-    assert redaction.clean("key-000000 key-000001 key-000002, secret of one more") == "*** key-000001 ***, ***"
+    for number in range(3):
+        redaction.replace(f"file {number}", f"secret {number}")
+    redaction.replace("file 0", "secret 0")
+    redaction.replace("file 3", "secret 3")
+    assert redaction.clean("secret 0, secret 1, secret 2, secret 3") == "***, secret 1, ***, ***"
