@@ -139,7 +139,7 @@ async def take_over(
     handed: dict[str, list[int]],
 ) -> None:
     """Adopt what an earlier llamad left where that can be, end the rest. What an operator had stopped stays stopped
-    unless that llamad was told to end.
+    unless that llamad was told to end, or it is an external server by now: nobody could start that again.
     """
     found = read_ledger(directories.ledger)
     mark = directories.runtime / STOPPING_MARK
@@ -157,4 +157,5 @@ async def take_over(
     await end_processes(unwanted)
     if notifier.can_store:  # a service: nobody else has servers in this control group
         await end_groups(groups.existing(), [record.name for record in claimed if record not in unwanted])
-    fleet.adopt(adopted, found.stopped if claimed or crashed else ())
+    stopped = [name for name in found.stopped if name not in wanted or not wanted[name].config.external]
+    fleet.adopt(adopted, stopped if claimed or crashed else ())

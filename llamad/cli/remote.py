@@ -89,7 +89,8 @@ def _settled(servers: Iterable[Document]) -> int:
     code = ExitCode.OK
     for one in servers:
         if one["error"] is not None:
-            complain(LlamadError(f"{one['server']}: {one['state']}: {one['error']}", hint=one["hint"]))
+            state = "" if one["state"] == "ready" else f"{one['state']}: "  # then the error says what is not ready
+            complain(LlamadError(f"{one['server']}: {state}{one['error']}", hint=one["hint"]))
         else:
             say(f"{one['server']}: {one['state']}")
         if one["error"] is not None or one["state"] == "failed":

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from llamad.cli.main import main
+from llamad.control.operations import Settled
+from llamad.servers.board import Failure
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
 from tests.control.fakes import FakeOperations, daemon, until
@@ -323,3 +325,13 @@ async def test_a_reader_that_leaves_ends_it_quietly() -> None:
         )
     assert (done.returncode, done.stderr) == (141, "")
     assert done.stdout.endswith("qwen/0 loading\n")
+
+
+async def test_what_is_ready_but_not_as_it_is_wanted_fails_and_is_not_called_ready(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Settled("qwen", State.READY, Failure("model-missing", "not replaced: no model", "bring it back"))
+    monkeypatch.setattr(FakeOperations, "_settle", lambda *_: (kept,))
+    async with daemon() as path:
+        assert await run(path, "restart", "qwen", "--wait") == 1
+    assert capsys.readouterr().err == "llamad: qwen: not replaced: no model\nhint: bring it back\n"

@@ -30,6 +30,9 @@ class Watched:
             self.saves += 1
             self.last = str(saved)
 
+    async def reaches(self, saves: int) -> None:
+        await until(lambda: self.saves == saves)
+
 
 @asynccontextmanager
 async def watching(file: Path, *, meanwhile: Callable[[], object] = lambda: None) -> AsyncIterator[Watched]:
@@ -100,9 +103,10 @@ async def test_a_file_that_is_named_is_watched_until_another_is(file: Path, tmp_
         watched.watch.follow(keys)
         await asyncio.sleep(0.3)
         assert watched.saves == 0, "what is there is known"
-        for number, act in enumerate((lambda: replace(keys, "2"), keys.unlink, lambda: keys.write_text("3")), 1):
+        acts: list[Callable[[], object]] = [lambda: replace(keys, "2"), keys.unlink, lambda: keys.write_text("3")]
+        for number, act in enumerate(acts, 1):
             act()
-            await until(lambda wanted=number: watched.saves == wanted)  # type: ignore[misc]
+            await watched.reaches(number)
             assert watched.last == f"{keys} was {'deleted' if number == 2 else 'saved'}"
         watched.watch.follow(other)
         keys.write_text("4")
