@@ -131,12 +131,18 @@ def _last_words(lines: Sequence[str]) -> str:
     if not told:
         return ""
     chosen = next((line for line in reversed(told) if line_level(line) == logging.ERROR), told[-1])
-    return "its last words: " + quoted(_HEAD.sub("", _COLOUR.sub("", chosen)))
+    plain = _COLOUR.sub("", chosen)
+    prefix = _PREFIX.match(plain)
+    return "its last words: " + quoted(plain if prefix is None else plain[prefix.end() :].lstrip())
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_HEAD = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?[DIWE] +")
-_STAMPED = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([DIWE]) ")
+_PREFIX = re.compile(
+    r"(?:\d+\.\d\d\.\d{3}\.\d{3} [DIWE]|[DWE]|I(?= (?:[^A-Za-z]|$|(?:srv|slot|que) |\w+: ))) ", re.ASCII
+)
+"""The time and the letter that llama.cpp puts in front (common/log.cpp). Without the time (`--no-log-timestamps`), an I
+may also begin a sentence: it counts where what follows is not one.
+"""
 _JSON = re.compile(r'\{.*"level":\s*"(debug|info|warn|error)"')
 _WORDED = re.compile(r"\s*(?:(error|terminate called|\S*GGML_ASSERT|fatal)|(warn|deprecated))(?:ing)?\b", re.IGNORECASE)
 _LETTERS = {"D": logging.DEBUG, "I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR}
@@ -149,8 +155,8 @@ def line_level(text: str) -> int | None:
     None: the line does not say (it goes on where the one before ended).
     """
     text = _COLOUR.sub("", text[:300])
-    if match := _STAMPED.match(text):
-        return _LETTERS[match[1]]
+    if match := _PREFIX.match(text):
+        return _LETTERS[match[0][-2]]
     if match := _JSON.match(text):
         return _NAMES[match[1]]
     if match := _WORDED.match(text):

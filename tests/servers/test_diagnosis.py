@@ -373,6 +373,19 @@ def test_a_plain_exit_quotes_its_last_error() -> None:
     assert diagnose(Exit(3), ["\x1b[0mgoodbye", ""], gpus_asked=False).message.endswith("its last words: goodbye")
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("I will crash now", "I will crash now"),
+        ("0.00.006.794 I will crash now", "will crash now"),
+        ("I srv   init: x", "srv   init: x"),
+        ("\x1b[31mE   indented\x1b[0m", "indented"),
+    ],
+)
+def test_last_words_are_without_llama_cpps_prefix_and_otherwise_whole(line: str, words: str) -> None:
+    assert diagnose(Exit(), [line], gpus_asked=False).message == f"it ended unseen; its last words: {words}"
+
+
 def test_an_end_that_nobody_saw() -> None:
     assert diagnose(Exit(), [], gpus_asked=False).message == "it ended unseen, without a word"
     assert diagnose(Exit(), ["bye"], gpus_asked=False).message == "it ended unseen; its last words: bye"
@@ -413,6 +426,14 @@ def test_a_line_that_proves_that_no_gpu_is_used(line: str, *, missing: bool) -> 
         ("0.00.006.794 D que    start_loop: waiting", logging.DEBUG),
         ("\x1b[34m0.00.006.794\x1b[0m \x1b[35mW srv  x: y\x1b[0m", logging.WARNING),
         ("W srv  x: no time stamp", logging.WARNING),
+        ("E ROCm error: out of memory", logging.ERROR),
+        ("I srv    load_model: loading model", logging.INFO),
+        ("I llama_model_loader: - kv   0", logging.INFO),
+        ("I   - CUDA0", logging.INFO),
+        ("I ", logging.INFO),
+        ("0.00.006.794 I will say so", logging.INFO),
+        ("I will crash now", None),
+        ("E", None),
         ('{"type":"log","time":3,"level":"warn","msg":"x"}', logging.WARNING),
         ("error: invalid argument: --foo", logging.ERROR),
         ("warning: no usable GPU found", logging.WARNING),
