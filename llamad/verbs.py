@@ -25,7 +25,7 @@ from llamad.servers.state import State, together
 
 
 class Verbs(operations.Operations):
-    """Implements `Operations`. `models_dir` tells where models are, `upgrade` begins an upgrade."""
+    """Implements `Operations`. `models_dir` tells where models are, `begin_upgrade` begins an upgrade."""
 
     def __init__(
         self,

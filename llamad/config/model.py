@@ -1,7 +1,7 @@
 """The configuration as frozen values: what may be written, its type, its default and its bounds.
 
-The JSON Schema for editors and the checks of the loader both come from here; every field's description is what an
-editor shows. Bounds that need more than one server (ports, aliases) are in `checks`.
+The JSON Schema for editors and the checks of the loader both come from here; what an editor shows of a field is in
+`descriptions`. Bounds that need more than one server (ports, aliases) are in `checks`.
 """
 
 from collections.abc import Mapping

@@ -52,7 +52,8 @@ class Interrupted(BaseException):
 def demo(*, once: bool) -> int:
     """Run the demo until it is interrupted, or with `once` until one question is answered; return the exit status.
 
-    The answer goes to standard output, all else to standard error. Raises LlamadError when something fails.
+    The answer, or what a person may try, goes to standard output, the progress to standard error. Raises LlamadError
+    when something fails.
     """
     screen = Screen(sys.stderr)
     up = False
