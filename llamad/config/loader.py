@@ -15,12 +15,12 @@ from llamad.config.checks import (
     shared_problems,
 )
 from llamad.config.files import read_files
-from llamad.config.merging import merge_files, with_defaults
+from llamad.config.merging import SOURCES, merge_files, with_defaults
 from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
 from llamad.config.options import Binary, BinaryError, probe_binary
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.values import PATTERN_WORDS
-from llamad.config.wording import Typed, not_a_mapping, typed
+from llamad.config.wording import Elsewhere, Typed, not_a_mapping, typed
 from llamad.config.world import Reader, credential_problems, device_problems, has_api_keys, model_problems
 from llamad.config.yamltree import Node, mapping
 from llamad.host.address import UnixAddress
@@ -87,6 +87,13 @@ def load(
     )
 
 
+def _below_servers(key: str, value: Node) -> str | None:
+    """Tells of an unknown key of the file that it looks like a server."""
+    if value.entries.keys().isdisjoint(SOURCES):
+        return None
+    return f"is {key} a server? it belongs below servers:, indented"
+
+
 def _sorted(problems: list[Problem], order: Mapping[Path, int]) -> tuple[Problem, ...]:
     """In the order of reading. A text that several servers share (a default, an anchor) is told of once."""
 
@@ -127,7 +134,7 @@ class _Load:
         """The configuration, with defaults in the place of what was wrong."""
         head = self._head()
         gateway = self._gateway()
-        servers = list(self._servers(head.value, self._defaults()))
+        servers = list(self._servers(head.value, self._defaults(head.value)))
         if not is_program(head.value.llama_server):
             self._tell(("llama_server",), PROGRAM_WORDS.format(head.value.llama_server))
         if "models_dir" not in head.bad:
@@ -154,7 +161,7 @@ class _Load:
             del rest["models_dir"]
         node = mapping(self._top.position, rest)
         fallback = {"models_dir": self._dirs.models}
-        result = typed(Config, node, (), fallback=fallback, also_known=elsewhere)
+        result = typed(Config, node, (), fallback=fallback, also_known=elsewhere, elsewhere=_below_servers)
         self.problems += result.problems
         models_dir = self._beside(node.get("models_dir"), result.value.models_dir)
         return replace(result, value=result.value.model_copy(update={"models_dir": models_dir}))
@@ -178,11 +185,12 @@ class _Load:
             self.problems += [replace(problem, kind=self._kind_of_keys) for problem in found]
         return replace(result, value=gateway)
 
-    def _defaults(self) -> Node:
+    def _defaults(self, head: Config) -> Node:
         """What goes under every server; its own problems are told of here, once."""
         nothing = mapping(self._top.position, {})
         node = self._top.get("defaults") or nothing
-        result = typed(ServerConfig, node, ("defaults",), given={"name": "defaults"})
+        below = self._below_args(node, head)
+        result = typed(ServerConfig, node, ("defaults",), given={"name": "defaults"}, elsewhere=below)
         self.problems += result.problems
         return node if node.entries else nothing
 
@@ -200,11 +208,23 @@ class _Load:
                 self.problems.append(Problem(entry.key, ".".join(path), words))
             merged = with_defaults(entry.node, defaults)
             given = {"name": name if re.fullmatch(SERVER_NAME, name) else "x"}
-            result = typed(ServerConfig, merged, path, given=given)
+            result = typed(ServerConfig, merged, path, given=given, elsewhere=self._below_args(merged, head))
             self.problems += result.problems
             if entry.node.value is None or isinstance(entry.node.value, Mapping):
                 config = self._with_paths(result.value, merged, head.models_dir)
                 yield Written(name, entry.key, entry.node, merged, config, result.bad)
+
+    def _below_args(self, server: Node, head: Config) -> Elsewhere:
+        """Tells of an unknown key that it is an option of the server's own binary."""
+        written = server.get("llama_server")
+        program = head.llama_server if written is None else written.value
+
+        def tell(key: str, _value: Node) -> str | None:
+            binary = self._probe(program) if isinstance(program, str) and is_program(program) else None
+            known = isinstance(binary, Binary) and binary.options.find(key) is not None
+            return "it is an option of llama-server, and belongs below args:" if known else None
+
+        return tell
 
     @property
     def _kind_of_keys(self) -> ProblemKind:

@@ -1,7 +1,7 @@
 """From a tree of YAML to typed values, every complaint in an operator's words and at its place. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Generic, TypeVar
@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from llamad.config.model import Section
 from llamad.config.problems import Position, Problem
+from llamad.config.syntax import no_space
 from llamad.config.values import CONFLICT, PATTERN_WORDS
 from llamad.config.yamltree import Node
 
@@ -47,6 +48,12 @@ class Typed(Generic[S]):
 
 
 _NOTHING: Mapping[str, object] = {}
+Elsewhere = Callable[[str, Node], str | None]
+"""Given an unknown key and its value: where it belongs, if that is known."""
+
+
+def nowhere(_key: str, _value: Node) -> None:
+    """No unknown key belongs anywhere."""
 
 
 def typed(
@@ -57,12 +64,14 @@ def typed(
     given: Mapping[str, object] = _NOTHING,
     fallback: Mapping[str, object] = _NOTHING,
     also_known: tuple[str, ...] = (),
+    elsewhere: Elsewhere = nowhere,
 ) -> Typed[S]:
     """Read `node`, the value at `path`, as `model`. `given` are values that do not come from the file (as its keys they
-    are unknown), `fallback` those of keys that have no default, `also_known` keys that are read elsewhere.
+    are unknown), `fallback` those of keys that have no default, `also_known` keys that are read elsewhere; `elsewhere`
+    tells where an unknown key of this very section belongs.
     """
     fields = [name for name in model.model_fields if name not in given]
-    data, problems = _known(model, node, path, list(dict.fromkeys((*fields, *also_known))))
+    data, problems = _known(model, node, path, list(dict.fromkeys((*fields, *also_known))), elsewhere)
     dropped: set[tuple[str, ...]] = set()
     while True:
         try:
@@ -96,16 +105,18 @@ def _rests_on(error: ErrorDetails, dropped: set[tuple[str, ...]]) -> bool:
 
 def not_a_mapping(node: Node, path: tuple[str, ...]) -> Problem:
     """What is said where a section is anything else."""
-    return Problem(node.position, ".".join(path), f"must be {_TYPES['mapping_type']}, not {shown(node)}")
+    hint = no_space(node.value) if isinstance(node.value, str) else None
+    return Problem(node.position, ".".join(path), f"must be {_TYPES['mapping_type']}, not {shown(node)}", hint=hint)
 
 
-def unknown_key(position: Position, path: tuple[str, ...], known: list[str]) -> Problem:
-    """An unknown key, with the nearest of those that are known."""
-    near = get_close_matches(path[-1].replace("-", "_"), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else None
-    if not near and path[-1] == "name":
+def unknown_key(position: Position, path: tuple[str, ...], known: list[str], *, hint: str | None = None) -> Problem:
+    """An unknown key, with the nearest of those that are known; with `hint` where none is all but the same."""
+    near = get_close_matches(path[-1].replace("-", "_"), known, n=1, cutoff=0.6 if hint is None else 0.8)
+    if near:
+        hint = f"did you mean {near[0]}?"
+    elif hint is None and path[-1] == "name":
         hint = "a server's name is the key above it"
-    elif not near and len(known) <= MAX_LISTED:
+    elif hint is None and len(known) <= MAX_LISTED:
         hint = f"known are {', '.join(known)}"
     return Problem(position, ".".join(path), "unknown key", hint=hint)
 
@@ -122,7 +133,7 @@ def shown(node: Node) -> str:
 
 
 def _known(
-    model: type[Section], node: Node, path: tuple[str, ...], known: list[str]
+    model: type[Section], node: Node, path: tuple[str, ...], known: list[str], elsewhere: Elsewhere = nowhere
 ) -> tuple[dict[str, object], list[Problem]]:
     """The known keys as plain data. A list or mapping left empty (`args:`) is as if it were not written."""
     if node.value is not None and not isinstance(node.value, Mapping):
@@ -132,7 +143,8 @@ def _known(
     for key, entry in node.entries.items():
         here = (*path, key)
         if key not in known:
-            problems.append(unknown_key(entry.key, here, known))
+            hint = elsewhere(key, entry.node)
+            problems.append(unknown_key(entry.key, here, known, hint=hint))
             continue
         field = model.model_fields[key]
         holds_many = isinstance(field.default, Section | Mapping | tuple) and key not in _EMPTY_MEANS_SOMETHING

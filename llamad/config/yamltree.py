@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from llamad.config.problems import Position, Problem
+from llamad.config.syntax import syntax_problem
 from llamad.host.address import is_plain
 
 MAX_DEPTH = 32
@@ -24,8 +25,6 @@ _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where P
 _CORE = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
-_COLON = re.compile(r":(\s|$)")
-_NO_MAPPING_HERE = ("mapping values are not allowed here", "mapping values are not allowed in this context")
 _BOOL = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NULL = ("", "~", "null", "Null", "NULL")
 
@@ -101,7 +100,7 @@ def parse_tree(file: Path, text: str) -> tuple[Node | None, list[Problem]]:
         except _RefusedError as refused:
             return None, [*builder.unfit, *builder.problems, refused.problem]
         except yaml.YAMLError as error:
-            problem = _syntax_problem(file, text, error)
+            problem = syntax_problem(file, text, error)
         except (ValueError, OverflowError):  # PyYAML's own parser, of "\U00110000"
             pass
     return None, [problem]
@@ -113,41 +112,6 @@ class _RefusedError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
-
-
-def _syntax_problem(file: Path, text: str, error: yaml.YAMLError) -> Problem:
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line, mark.column) if mark else (0, 0)
-        words = " ".join(part for part in (error.context, error.problem) if part)
-        lines = text.splitlines()
-        if line < len(lines) and lines[line][column : column + 1] == "\t":
-            words = "a tab: YAML is indented with spaces only"
-        elif (key := _key_without_colon(error, lines)) is not None:
-            line, column = key
-            words = "this is not valid YAML: no ':' follows this key"
-        else:
-            words = f"this is not valid YAML: {words}"
-    else:  # a ReaderError: a character YAML does not allow
-        before = text[: getattr(error, "position", 0)]
-        line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
-        words = f"this is not valid YAML: the character {text[len(before) : len(before) + 1]!r} is not allowed"
-    return Problem(Position(file, line + 1, column + 1), "", words)
-
-
-def _key_without_colon(error: yaml.MarkedYAMLError, lines: list[str]) -> tuple[int, int] | None:
-    """Line and column (from 0) of a key without its `:`, where that is what is wrong: the parser notices it at the
-    next `:` only, and takes all that is before it for one text.
-    """
-    start, found = error.context_mark, error.problem_mark
-    if error.problem == "could not find expected ':'" and start is not None:
-        return start.line, start.column
-    if found is None or str(error.problem) not in _NO_MAPPING_HERE or ":" in lines[found.line][: found.column]:
-        return None
-    above = next((line for line in range(found.line - 1, -1, -1) if lines[line].strip()), None)
-    if above is None or _COLON.search(lines[above]):
-        return None
-    return above, len(lines[above]) - len(lines[above].lstrip())
 
 
 @dataclass(slots=True)

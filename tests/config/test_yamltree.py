@@ -123,9 +123,7 @@ def test_depth_is_bounded_through_aliases_too() -> None:
 
 
 def test_a_syntax_error_beyond_the_last_line() -> None:
-    assert said("a: [1") == [
-        "1:6: this is not valid YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'"
-    ]
+    assert said("a: [1") == ["1:4: the '[' that opens here is never closed with ']'"]
 
 
 def test_it_reads_the_same_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
