@@ -184,7 +184,7 @@ class Metrics:
             "llamad_time_to_first_byte_seconds", "From a request's head to the head of its answer.", labels=["server"]
         )
         taken = CounterMetricFamily("llamad_request_bytes", "Bytes of requests' bodies.", labels=["server"])
-        given = CounterMetricFamily("llamad_response_bytes", "Bytes of answers.", labels=["server"])
+        given = CounterMetricFamily("llamad_response_bytes", "Bytes of answers with their heads.", labels=["server"])
         retried = CounterMetricFamily(
             "llamad_retried_requests", "Requests sent again after a replica died on them.", labels=["server"]
         )

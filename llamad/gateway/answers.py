@@ -87,7 +87,7 @@ def client_head(shape: AnswerShape, length: int | None, request: Request, *, cor
     if length is not None:
         if shape.status != 204:
             framing = f"content-length: {length}\r\n"
-    elif shape.chunked and request.head.version >= (1, 1):
+    elif shape.chunked and not shape.bodyless and request.head.version >= (1, 1):
         framing = "transfer-encoding: chunked\r\n"
     close = "" if keep_alive else "connection: close\r\n"
     text = f"x-request-id: {request.id}\r\n{framing}{close}\r\n".encode()

@@ -7,6 +7,9 @@ from llamad.gateway.fields import MalformedError, read_field
 
 _MAX_LINE = 256
 _MAX_EXTRA = 64 << 10
+_MANY_CHUNKS = 16384
+_SMALL_CHUNK = 64
+"""Bytes that each of very many chunks has to hold, all together: reading one costs time."""
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _SIZE_START = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]+|[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
 
@@ -41,16 +44,20 @@ class SizedBody:
 
 
 class ChunkedBody:
-    """A client's body of at most `limit` bytes, piece by piece. Extensions and trailers are checked and dropped."""
+    """A body of at most `limit` bytes, piece by piece. Extensions and trailers are checked and dropped. Where there are
+    very many chunks, they have to hold `smallest` bytes each.
+    """
 
-    __slots__ = ("_buffer", "_extra", "_left", "_limit", "_next", "body")
+    __slots__ = ("_buffer", "_chunks", "_extra", "_left", "_limit", "_next", "_smallest", "body")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, smallest: int = _SMALL_CHUNK) -> None:
         self._limit = limit
+        self._smallest = smallest
         self._buffer = bytearray()
         self._next = _Next.SIZE
         self._left = 0
         self._extra = 0
+        self._chunks = 0
         self.body = bytearray()
 
     @property
@@ -103,6 +110,9 @@ class ChunkedBody:
             return
         self._extra -= len(match[1])
         self._left = int(match[1], 16)
+        self._chunks += 1
+        if self._chunks > _MANY_CHUNKS and len(self.body) < (self._chunks - 1) * self._smallest:
+            raise MalformedError(400, f"the body comes in chunks of less than {self._smallest} bytes: send larger ones")
         if len(self.body) + self._left > self._limit:
             raise too_large(self._limit)
         self._next = _Next.DATA if self._left else _Next.TRAILER

@@ -1,6 +1,8 @@
 """A client's connection: one request after another, and no more time for each than it is given."""
 
 import asyncio
+import re
+import select
 import socket
 import struct
 from enum import Enum, auto
@@ -16,6 +18,7 @@ _MAX_AHEAD = 64 << 10
 """Bytes of further requests that are taken while one is worked on."""
 _REFUSED_AT_ONCE = 256
 """Connections beyond the limit that are told so; more are just closed."""
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -26,11 +29,14 @@ class Stage(Enum):
     HEAD = auto()
     BODY = auto()
     ANSWER = auto()
+    AHEAD = auto()
+    """The next request, which may be here already, waits: for the others' turn, or until the client has read."""
     LEAVING = auto()
     """The last answer is written; what still comes is not looked at."""
 
 
-_IDLE, _HEAD, _BODY, _ANSWER = Stage.IDLE, Stage.HEAD, Stage.BODY, Stage.ANSWER  # an enum's attributes are slow to get
+# An enum's attributes are slow to get.
+_IDLE, _HEAD, _BODY, _ANSWER, _AHEAD = Stage.IDLE, Stage.HEAD, Stage.BODY, Stage.ANSWER, Stage.AHEAD
 
 
 class Client(asyncio.Protocol):
@@ -75,7 +81,7 @@ class Client(asyncio.Protocol):
             assert self._turn is not None
             self.buffer = data
             self._turn.read_body()
-        elif stage is _ANSWER:
+        elif stage is _ANSWER or stage is _AHEAD:
             self.buffer += data
             if len(self.buffer) > _MAX_AHEAD:
                 self._transport.pause_reading()
@@ -97,11 +103,16 @@ class Client(asyncio.Protocol):
         if self._turn is not None:
             self._turn.resume()
             self.deadline = inf if self._stage is Stage.ANSWER else self.deadline
+        elif self._stage is Stage.AHEAD:
+            self._go_on()
 
     # --- what the sweep says ---
 
     def check(self, now: float) -> None:
-        """End the connection where its time is over."""
+        """End the connection where its time is over, or where the client has left behind what was not read yet."""
+        if len(self.buffer) > _MAX_AHEAD and self._has_left():
+            self.drop()
+            return
         if now < self.deadline:
             return
         match self._stage:
@@ -112,7 +123,7 @@ class Client(asyncio.Protocol):
             case Stage.BODY:
                 assert self._turn is not None
                 self._turn.refuse(MalformedError(408, "the request's body did not come in time"))
-            case Stage.ANSWER | Stage.LEAVING:
+            case Stage.ANSWER | Stage.AHEAD | Stage.LEAVING:
                 self.drop()
 
     def drain(self) -> None:
@@ -121,6 +132,16 @@ class Client(asyncio.Protocol):
             self._turn.drain()
         elif self._stage is Stage.IDLE:
             self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.limits.last_request)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs on it."""
+        return self._turn is not None
+
+    def interrupt(self, why: str) -> None:
+        """End the request that runs, so that the client sees why, and with it the connection."""
+        if self._turn is not None:
+            self._turn.interrupt(why)
 
     def drop(self) -> None:
         """End the connection at once."""
@@ -143,16 +164,15 @@ class Client(asyncio.Protocol):
         """All is written: go on to the next request, or leave."""
         self._turn = None
         if not keep_alive:
-            self._leave(lingering=lingering)
+            self._leave(lingering=lingering or bool(self.buffer))
             return
-        shared = self._shared
-        self._stage = _IDLE
-        limits = shared.limits
-        self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.idle_timeout)
-        if self.buffer:
-            if len(self.buffer) > _MAX_AHEAD:
-                self._transport.resume_reading()
-            shared.loop.call_soon(self._next)  # others have their turn before a request that was sent ahead
+        self._await_request()
+        if self.writing_paused:  # who does not read gets no more
+            self._stage = _AHEAD
+            self.deadline = self._shared.loop.time() + self._shared.limits.stall_timeout
+        elif self.buffer:
+            self._stage = _AHEAD
+            self._go_on()
 
     def cut(self) -> None:
         """Reset the connection: no client may take what it got for the whole."""
@@ -168,9 +188,8 @@ class Client(asyncio.Protocol):
     def _read_head(self, known: int) -> None:
         """Look for a whole head in the buffer, `known` bytes of which were looked at before."""
         buffer = self.buffer
-        while buffer.startswith(b"\r\n"):  # empty lines before a request line are let pass (RFC 9112 section 2.2)
-            buffer = self.buffer = buffer[2:]
-            known = 0
+        if buffer.startswith(b"\r\n"):
+            buffer, known = self._skip_empty_lines(), 0
         end = buffer.find(b"\r\n\r\n", known - 3 if known > 3 else 0)
         try:
             if end < 0:
@@ -187,14 +206,39 @@ class Client(asyncio.Protocol):
         turn = self._turn = Turn(self._shared, self, request)
         turn.begin()
 
+    def _skip_empty_lines(self) -> bytes:
+        """Empty lines before a request line are let pass (RFC 9112 section 2.2); returns what is left."""
+        empty = _EMPTY_LINES.match(self.buffer)
+        assert empty is not None
+        self.buffer = self.buffer[empty.end() :]
+        return self.buffer
+
+    def _await_request(self) -> None:
+        shared = self._shared
+        self._stage = _IDLE
+        limits = shared.limits
+        self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.idle_timeout)
+
     def _await_head(self) -> None:
         if self._stage is Stage.IDLE and self.buffer:
             self._stage = Stage.HEAD
             self.deadline = self._shared.loop.time() + self._shared.limits.head_timeout
 
+    def _go_on(self) -> None:
+        if len(self.buffer) > _MAX_AHEAD:
+            self._transport.resume_reading()
+        self._shared.loop.call_soon(self._next)  # others have their turn before a request that was sent ahead
+
     def _next(self) -> None:
-        if self._stage is Stage.IDLE and self.buffer and not self._transport.is_closing():
+        if self._stage is Stage.AHEAD and not self._transport.is_closing():
+            self._await_request()
             self._read_head(0)
+
+    def _has_left(self) -> bool:
+        """Whether the client has closed its side: while nothing is read, no event tells."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _refuse(self, error: MalformedError) -> None:
         turn = self._turn = Turn(self._shared, self, unread_request())
@@ -203,6 +247,7 @@ class Client(asyncio.Protocol):
     def _abandon(self) -> None:
         turn, self._turn = self._turn, None
         self._stage = Stage.LEAVING
+        self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.limits.body_timeout)
         if turn is not None:
             turn.abandon()
 

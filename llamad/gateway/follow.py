@@ -80,7 +80,7 @@ class Unchunked:
     __slots__ = ("_decoder", "done", "surplus")
 
     def __init__(self) -> None:
-        self._decoder = ChunkedBody(_UNLIMITED)
+        self._decoder = ChunkedBody(_UNLIMITED, smallest=0)
         self.done = False
         self.surplus = False
 
@@ -121,8 +121,10 @@ class ChunkFollower:
         if self._held:
             data, self._held = self._held + data, b""
         total, pos = len(data), self._left
-        if 0 < pos <= total and not b"\r\n".endswith(data[max(pos - 2, 0) : pos]):
-            raise _bad_chunk()
+        if 0 < pos <= total + 1:
+            there = data[max(pos - 2, 0) : pos]
+            if there != b"\r\n"[-pos:][: len(there)]:
+                raise _bad_chunk()
         find, starts = data.find, data.startswith
         while pos < total:
             end = find(b"\r\n", pos, pos + 18)

@@ -72,9 +72,9 @@ class Gateway:
         """Listen nowhere any more, and leave no socket's file: nobody inherits what was listened on."""
         await self._server.apply([])
 
-    async def drain(self, timeout: float) -> bool:
-        """Take no more connections and let running requests end, for `timeout` seconds at most; whether all did."""
-        return await self._server.drain(timeout)
+    async def drain(self, timeout: float) -> None:
+        """Take no more connections and let running requests end, for `timeout` seconds at most; then end them."""
+        await self._server.drain(timeout)
 
     def stuck(self, now: float) -> str | None:
         """Why the gateway makes no progress (the loop's clock), for the watchdog; None: it does."""

@@ -17,6 +17,8 @@ MAX_NAME = 1 << 10
 MAX_FIELDS = 100
 _decode, _raw_decode = json.JSONDecoder().decode, json.JSONDecoder().raw_decode
 """What json.loads comes to, with and without its search for white space: nearly every request needs one of them."""
+_BOM = "\ufeff"
+"""llama-server lets it pass before JSON."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^;" \t]*)[ \t]*')
 
@@ -43,7 +45,7 @@ def _whole(body: bytes) -> object:
         text = body.decode()
         document, end = _raw_decode(text) if text.startswith("{") else (None, -1)
         if end != len(text):
-            document = _decode(text)  # there is white space around the object, or there is no object
+            document = _decode(text.removeprefix(_BOM))  # white space is around the object, or there is none
     except json.JSONDecodeError as error:
         raise UnreadableError(_not_json("is empty" if not body.strip() else f"is not JSON: {error}")) from None
     except RecursionError:
@@ -61,7 +63,7 @@ def _skimmed(body: bytes) -> object:
     """`model` of a large body."""
     body.decode()
     try:
-        return largejson.model_of(body)
+        return largejson.model_of(body.removeprefix(_BOM.encode()))
     except largejson.NotJsonError as error:
         raise UnreadableError(_not_json(f"is no JSON object: {error}")) from None
     except largejson.TooManyError:

@@ -47,6 +47,10 @@ class Caller(Protocol):
         """All of the answer was written."""
         ...
 
+    def body_sent(self) -> None:
+        """The request's body is not needed any more."""
+        ...
+
     def cut(self) -> None:
         """The answer breaks off: make the client see it."""
         ...
@@ -85,6 +89,14 @@ class Relay:
     def abandon(self) -> None:
         """The client has left: so does everything that works for it."""
         self._let_go()
+
+    def interrupt(self, why: str) -> None:
+        """The gateway ends: the answer breaks off, or is that it does."""
+        if self._following is not None:
+            self._broke_off(why, error="stopping")
+        else:
+            self._let_go()
+            self._refuse(Refusal(503, "stopping", why, 1))
 
     @property
     def answering(self) -> bool:
@@ -127,7 +139,7 @@ class Relay:
     def _granted(self, lease: Lease) -> None:
         self._lease = lease
         self._exchange.replica = lease.replica.key.index
-        self._open(fresh=False)
+        self._open(fresh=self._retried)
 
     def _refuse(self, refusal: Refusal) -> None:
         headers: Headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
@@ -234,7 +246,9 @@ class Relay:
         elif rest:
             out += following.feed(rest)
         self._answer, self._following = answer, following
-        self._body = b""
+        if self._body:
+            self._body = b""
+            caller.body_sent()
         return out
 
     def _complete(self, following: AnswerBody, last: bytes) -> None:
@@ -293,13 +307,13 @@ class Relay:
         self._exchange.error = "upstream-died"
         self._caller.answer(self._shared.policy.error(502, message, kind="upstream_error"))
 
-    def _broke_off(self, message: str) -> None:
+    def _broke_off(self, message: str, error: str = "upstream-died") -> None:
         """Part of the answer was passed on: end it so that no client takes it for the whole."""
         answer, following, head = self._answer, self._following, self._request.head
         assert answer is not None
         assert following is not None
         self._let_go()
-        self._exchange.error = "upstream-died"
+        self._exchange.error = error
         repair = following.repair() if answer.events else None
         if repair is None:
             self._caller.cut()

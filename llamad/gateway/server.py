@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from llamad.config.units import format_duration
 from llamad.gateway.client import Client
 from llamad.gateway.listen import Listener
 from llamad.gateway.shared import Limits, Shared
@@ -14,6 +16,10 @@ from llamad.gateway.types import Policy
 from llamad.host.address import Address
 
 STUCK_SECONDS = 15.0
+LAST_WORDS = 0.5
+"""Seconds that a client may take to read how its request ended."""
+
+logger = logging.getLogger(__name__)
 
 
 class GatewayServer:
@@ -87,19 +93,33 @@ class GatewayServer:
         self._shared.limits = limits
         self._shared.epoch = object()
 
-    async def drain(self, timeout: float) -> bool:
-        """Take no more connections, let the requests that are there end, for `timeout` seconds at most; returns whether
-        all ended. What is left ends with the block.
+    async def drain(self, timeout: float) -> None:
+        """Take no more connections and let the requests that are there end, for `timeout` seconds at most; what runs
+        then is ended so that its client sees it.
         """
         self._close_listeners()
         shared = self._shared
         shared.draining = True
         for client in tuple(shared.clients):
             client.drain()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(timeout):
                 await shared.nobody.wait()
-        return not shared.clients
+        except TimeoutError:
+            await self._interrupt(timeout)
+
+    async def _interrupt(self, timeout: float) -> None:
+        """End the requests that still run, so that their clients see why."""
+        shared = self._shared
+        busy = [client for client in shared.clients if client.busy]
+        for client in busy:
+            client.interrupt("llamad is stopping, and the time for draining is over")
+        if busy:
+            what = "request still runs" if len(busy) == 1 else "requests still run"
+            logger.warning("%d %s after %s: cut", len(busy), what, format_duration(timeout), extra={"event": "cut"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await shared.nobody.wait()
 
     def stuck(self, now: float) -> str | None:
         """Why the gateway makes no progress (the loop's clock), for the watchdog; None: it does."""
@@ -112,9 +132,6 @@ class GatewayServer:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-
-    def _client(self) -> Client:
-        return Client(self._shared)
 
     def _tell(self) -> None:
         problems = [listener.problem for listener in self._listeners.values() if listener.problem is not None]

@@ -42,8 +42,17 @@ class Swept(Protocol):
         """End it where its time is over."""
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs on it."""
+        ...
+
     def drain(self) -> None:
         """End it as soon as it has no request."""
+        ...
+
+    def interrupt(self, why: str) -> None:
+        """End its request, so that the client sees why."""
         ...
 
     def drop(self) -> None:

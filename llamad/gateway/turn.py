@@ -129,7 +129,7 @@ class Turn:
         assert body is not None
         try:
             connection.buffer = body.feed(connection.buffer)
-            self._hold(0 if body.done else len(body.body))
+            self._hold(len(body.body))
         except MalformedError as error:
             self.refuse(error)
             return
@@ -178,9 +178,10 @@ class Turn:
         request, policy, exchange = self._request, self._shared.policy, self.exchange
         self._skip_body()
         keep_alive = self.keeps_alive and not answer.close and not self._unread
+        written = own_answer(answer, request, cors=policy.cors(request.head), keep_alive=keep_alive)
         exchange.status = answer.status
-        exchange.bytes_out += len(answer.body)
-        self.write(own_answer(answer, request, cors=policy.cors(request.head), keep_alive=keep_alive))
+        exchange.bytes_out += len(written)
+        self.write(written)
         self.answered(keep_alive=keep_alive)
 
     def refuse(self, error: MalformedError) -> None:
@@ -190,6 +191,17 @@ class Turn:
         self.keeps_alive = False
         self._connection.buffer = b""
         self.answer(self._shared.policy.error(error.status, error.message))
+
+    def interrupt(self, why: str) -> None:
+        """The gateway ends: so does this request, visibly."""
+        self.keeps_alive = False
+        if self._relay is not None:
+            self._relay.interrupt(why)
+
+    def body_sent(self) -> None:
+        """The body is not needed any more."""
+        if self._held:
+            self._hold(0)
 
     def answered(self, *, keep_alive: bool) -> None:
         """All of the answer was written."""
@@ -239,6 +251,5 @@ class Turn:
     def _end(self) -> None:
         self._over = True
         self._relay = None  # the two know each other: without this, only the collector would end them
-        if self._held:
-            self._hold(0)
+        self.body_sent()
         self._shared.policy.finished(self.exchange)

@@ -11,7 +11,15 @@ from tests.gateway.gate import Gate, Rules, a_gate, short_folder
 from tests.gateway.origin import Origin
 
 uvloop.new_event_loop().close()  # libuv opens a pipe once a process: not inside a test, which may leave none open
-_BOTH = {"test_relay.py", "test_breaks.py", "test_leaving.py", "test_corpus.py", "test_server.py", "test_limits.py"}
+_BOTH = {
+    "test_relay.py",
+    "test_breaks.py",
+    "test_leaving.py",
+    "test_corpus.py",
+    "test_server.py",
+    "test_limits.py",
+    "test_ahead.py",
+}
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -23,6 +23,12 @@ def test_answer_is_written_anew() -> None:
     assert with_cors == [OK[:15], b"server: x", b"vary: origin", b"x-request-id: r-1", b"connection: close", b"", b""]
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_frames_none(status: int) -> None:
+    lines = headed(b"HTTP/1.1 %d X\r\nTransfer-Encoding: chunked" % status)
+    assert lines == [b"HTTP/1.1 %d X" % status, b"x-request-id: r-1", b"", b""]
+
+
 def test_answer_without_a_reason_has_none() -> None:
     assert headed(b"HTTP/1.0 404")[0] == b"HTTP/1.1 404 "
 

@@ -42,5 +42,13 @@ def test_what_can_never_be_a_size_is_refused_before_its_line_ends(start: bytes) 
 
 def test_many_small_chunks_cost_no_extra() -> None:
     body = ChunkedBody(1 << 20)
-    body.feed(chunk(b"x") * 200_000 + b"0\r\n\r\n")
-    assert len(body.body) == 200_000
+    body.feed(chunk(b"x" * 64) * 16_384 + b"0\r\n\r\n")
+    assert len(body.body) == 1 << 20
+
+
+def test_very_many_tiny_chunks_are_refused() -> None:
+    body = ChunkedBody(1 << 20)
+    with pytest.raises(MalformedError, match="less than 64 bytes") as refused:
+        body.feed(chunk(b"x") * 20_000)
+    assert refused.value.status == 400
+    assert len(body.body) == 16_384

@@ -1,5 +1,6 @@
 """Where an answer's body ends, and what is done about one that breaks off or is framed wrongly."""
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,16 @@ def test_and_one_whose_end_was_cut_in_two() -> None:
 def test_what_can_be_no_size_is_wrong_before_its_line_ends(line: bytes) -> None:
     with pytest.raises(MalformedError, match=WRONG):
         ChunkFollower().feed(line)
+
+
+@pytest.mark.parametrize("wrong", [b"3\r\nabcx\n0\r\n\r\n", b"3\r\nabc\rx0\r\n\r\n"])
+def test_a_chunk_without_its_end_is_wrong_wherever_the_bytes_are_cut(wrong: bytes) -> None:
+    for first in range(len(wrong) + 1):
+        for second in range(first, len(wrong) + 1):
+            pieces = [piece for piece in (wrong[:first], wrong[first:second], wrong[second:]) if piece]
+            follower = ChunkFollower()
+            with pytest.raises(MalformedError, match=WRONG):
+                deque(map(follower.feed, pieces), maxlen=0)
 
 
 def test_a_trailer_has_a_bound() -> None:

@@ -55,6 +55,11 @@ def test_the_target_keeps_the_query() -> None:
     assert posted(TWO, b'{"model": "emb"}', "/slots/0", query="action=save") == ToServer("emb", "/slots/0?action=save")
 
 
+@pytest.mark.parametrize("padding", [b"", b" " * (1 << 17)])
+def test_a_byte_order_mark_is_let_pass(padding: bytes) -> None:
+    assert posted(TWO, b'\xef\xbb\xbf{"model": "emb"' + padding + b"}") == ToServer("emb", "/v1/chat/completions")
+
+
 def test_of_two_models_the_last_counts() -> None:
     assert posted(TWO, b'{"model": "qwen", "model": "emb"}') == ToServer("emb", "/v1/chat/completions")
 
