@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.gateway.largejson import MAX_BRACKETS, MAX_KEYS, NotJsonError, TooManyError, model_of
+from llamad.gateway.largejson import MAX_BRACKETS, MAX_KEYS, MAX_MARKS, NotJsonError, TooManyError, model_of
 from llamad.gateway.modelname import LARGE, UnreadableError, in_json
 
 VALUES = st.recursive(
@@ -96,6 +96,8 @@ def test_no_bytes_break_it(noise: bytes, cut: int) -> None:
         b'{"a":[' + b"[]," * MAX_BRACKETS + b"1]}",
         b'{"a":' + b"[" * (MAX_BRACKETS + 1),
         b"{" + b'"abcd":1,' * MAX_KEYS + b'"model":"x"}',
+        b'{"a":[' + b'"",' * (MAX_MARKS // 2) + b"1]}",
+        b'{"a":"' + b'\\"' * (MAX_MARKS // 2) + b'"}',
     ],
 )
 def test_too_much_is_not_read(body: bytes) -> None:
