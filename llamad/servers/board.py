@@ -58,7 +58,9 @@ class Replica:
     ready_since: float | None = None
     restarts: int = 0
     last_exit: str | None = None
+    """How the process before ended, and why where llamad killed it."""
     last_error: Failure | None = None
+    """Why it is not ready, as far as that is known."""
     retry_at: float | None = None
     slots: int | None = None
     """Requests it can work on at once, from its `/props` or `/slots`."""

@@ -10,7 +10,7 @@ from llamad.config.units import format_duration
 from llamad.host.address import UnixAddress
 from llamad.host.pulse import SLACK, Beat
 from llamad.servers.around import Around
-from llamad.servers.board import ReplicaKey
+from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.health import read_slots
 from llamad.servers.probe import ProbeError
 from llamad.servers.starting import Running
@@ -64,15 +64,19 @@ class Ending:
                 what = "did not end within %s of SIGTERM: killed"
                 tell(log, logging.WARNING, self._key, what, within, event="killed")
 
-    async def now(self) -> None:
-        """Kill what is left, wait until the kernel says it is gone, and tidy up."""
+    async def now(self, why: Failure | None = None) -> None:
+        """Kill what is left, wait until the kernel says it is gone, and tidy up. `why` it cannot stay, where nobody
+        asked for its end.
+        """
         cancelled = False
-        if not self._child.ended.done():
+        if self._child.ended.done():
+            why = None  # it went by itself
+        else:
             self._stopping()
             self._child.kill()
             self._beat.expect(KILL_TIMEOUT + SLACK)
             cancelled = await self._gone()
-        self._tidy()
+        self._tidy(why)
         if self._asked and self._child.ended.done():
             tell(log, logging.INFO, self._key, "stopped", event="stopped")
         if cancelled:
@@ -124,9 +128,10 @@ class Ending:
             )
         return cancelled
 
-    def _tidy(self) -> None:
+    def _tidy(self, why: Failure | None) -> None:
         if self._child.ended.done():
-            self._board.update(self._key, last_exit=str(self._child.ended.result()))
+            by_llamad = "" if why is None else f" by llamad: {why.message}"
+            self._board.update(self._key, last_exit=f"{self._child.ended.result()}{by_llamad}")
         self._child.close()
         if isinstance(self._running.address, UnixAddress):
             with suppress(OSError):

@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 from llamad.config.model import ServerConfig
 from llamad.errors import ServerDownError, UnknownServerError
+from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.board import Board, Failure
 from llamad.servers.leftovers import Adopted
@@ -104,6 +105,14 @@ class Fleet:
     def traffic(self, server: str) -> Traffic:
         """The traffic record of a configured server."""
         return self._member(server).traffic
+
+    def in_hand(self) -> tuple[int, float]:
+        """Requests that run or wait, at a server on its way out too; and the seconds that the most patient of the
+        servers concerned lets them take (`stop.drain_timeout`).
+        """
+        busy = [member for member in self._members.values() if not member.traffic.idle]
+        count = sum(member.traffic.total + member.traffic.queued for member in busy)
+        return count, max((member.target.intent.config.stop.drain_timeout for member in busy), default=0.0)
 
     def output(self, server: str) -> Output:
         """The newest lines of a configured server."""
@@ -258,7 +267,7 @@ class Fleet:
         return max(min(times), 0.0) if times else None
 
     async def _stop_idle(self) -> None:
-        with self._around.pulse.part("idle servers", within=30.0) as beat:
+        with self._around.pulse.part("idle servers", within=SLACK) as beat:
             while True:
                 beat()
                 await asyncio.sleep(IDLE_CHECK)

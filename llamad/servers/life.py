@@ -130,7 +130,7 @@ class Life:
                 break
             if verdict is Verdict.HUNG:
                 return _hung(liveness)
-            self._judge(verdict)
+            self._judge(verdict, liveness)
             await self._wait(next_look(liveness.policy, liveness.silent))
         return failure
 
@@ -153,13 +153,13 @@ class Life:
         )
         return verdict
 
-    def _judge(self, verdict: Verdict) -> None:
+    def _judge(self, verdict: Verdict, liveness: Liveness) -> None:
         state = self._view.state
         if verdict is Verdict.SUSPECT and state is State.READY:
-            self._move(State.UNRESPONSIVE)
+            self._move(State.UNRESPONSIVE, last_error=_suspect(liveness))
             tell(log, logging.WARNING, self._key, "does not answer: gets no new requests", event="unresponsive")
         elif verdict is Verdict.WELL and state is State.UNRESPONSIVE:
-            self._move(State.READY)
+            self._move(State.READY, last_error=None)
             tell(log, logging.INFO, self._key, "answers again", event="ready")
 
     def _over(self) -> Failure | None:
@@ -202,7 +202,16 @@ def _stalled(server: str, timeout: float) -> Failure:
     )
 
 
+_PATIENCE = "long prompts on slow hardware want a longer health.hang_timeout"
+
+
+def _suspect(liveness: Liveness) -> Failure:
+    what = "does not answer" if liveness.silent else "a slot makes no progress"
+    after = format_duration(liveness.policy.hang_timeout)
+    return Failure("unresponsive", f"{what}: is replaced once that has lasted {after}", _PATIENCE)
+
+
 def _hung(liveness: Liveness) -> Failure:
     timeout = format_duration(liveness.policy.hang_timeout)
     what = f"did not answer for {timeout}" if liveness.silent else f"a slot made no progress for {timeout}"
-    return Failure("hung", f"hung: {what}", "long prompts on slow hardware want a longer health.hang_timeout")
+    return Failure("hung", f"hung: {what}", _PATIENCE)

@@ -115,13 +115,14 @@ class Supervisor:
             return starting.spawn_failure(error), 0.0
         life = Life(self.key, running, self._around, self._output, self._beat, lambda: self._config)
         ending = Ending(self.key, running, self._around, self._traffic, self._beat, lambda: self._config.stop)
+        failure: Failure | None = None
         try:
             failure = await life.run()
         except asyncio.CancelledError:
             await ending.gracefully()
             raise
         finally:
-            await ending.now()
+            await ending.now(failure)
         if isinstance(self.launch, Failure):  # it was taken over, and nobody looked since whether that is mended
             self._around.reread()
         return failure, life.ready_for

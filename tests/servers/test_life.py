@@ -133,7 +133,12 @@ def test_a_silence_takes_requests_away_and_an_answer_gives_them_back() -> None:
                 await one.until(State.READY)
                 await one.until(State.UNRESPONSIVE)
                 assert 20 < asyncio.get_running_loop().time() < 40
+                assert one.cause == "unresponsive"
+                why = one.view.last_error
+                assert why is not None
+                assert why.message == "does not answer: is replaced once that has lasted 1m"
                 await one.until(State.READY)
+                assert one.view.last_error is None
                 assert 40 < asyncio.get_running_loop().time() < 45
             assert len(world.machine.children) == 1
 
@@ -163,7 +168,7 @@ def test_one_that_stays_silent_is_killed_and_replaced(interval: float) -> None:
                 assert one.view.last_error is not None
                 assert "did not answer" in one.view.last_error.message
                 assert world.machine.children[0].got_kill
-                assert one.view.last_exit == "killed by SIGKILL"
+                assert one.view.last_exit == "killed by SIGKILL by llamad: hung: did not answer for 1m"
                 assert asyncio.get_running_loop().time() <= 20.5 + 60 + 10
                 await one.until(State.READY)
                 assert len(world.machine.children) == 2
@@ -191,6 +196,8 @@ def test_a_slot_that_stands_still_is_suspect_and_then_hung() -> None:
                 await one.until(State.READY)
                 await one.until(State.UNRESPONSIVE)
                 assert 50 <= asyncio.get_running_loop().time() <= 60
+                assert one.view.last_error is not None
+                assert one.view.last_error.message == "a slot makes no progress: is replaced once that has lasted 1m"
                 await one.until(State.BACKOFF)
                 assert 80 <= asyncio.get_running_loop().time() <= 90
                 assert one.view.last_error is not None

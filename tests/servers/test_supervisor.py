@@ -195,7 +195,8 @@ def test_no_usable_gpu_in_the_log_ends_one_that_asked_for_gpus() -> None:
                 await one.until(State.FAILED, State.BACKOFF)
                 assert one.cause == "gpu-missing"
                 assert world.machine.children[0].got_kill
-                assert one.view.last_exit == "killed by SIGKILL"
+                assert one.view.last_exit is not None
+                assert one.view.last_exit.startswith("killed by SIGKILL by llamad: GPUs were asked for, but")
                 assert asyncio.get_running_loop().time() < 1
 
     tell(story)
