@@ -17,7 +17,7 @@ from llamad.config.watch import FolderWatch
 from llamad.control.api import control
 from llamad.credentials import Credentials
 from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
-from llamad.front import Front
+from llamad.front import Front, farewell
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
@@ -84,7 +84,7 @@ async def _serve(
     make(directories)
     with Notifier(systemd) as notifier, only_one(directories):
         handed = received(systemd, pid=pid)
-        daemon = Daemon(file, directories, notifier, environ, redaction, handed, can_store=systemd.can_store)
+        daemon = Daemon(file, directories, notifier, environ, redaction, handed)
         return await daemon.serve(watchdog_interval(systemd, pid=pid))
 
 
@@ -99,8 +99,6 @@ class Daemon:
         environ: Mapping[str, str],
         redaction: Redaction,
         handed: dict[str, list[int]],
-        *,
-        can_store: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._file = file
@@ -109,14 +107,14 @@ class Daemon:
         self._environ = environ
         self._redaction = redaction
         self._handed = handed
-        self._can_store = can_store
         self._watch = FolderWatch(file)
         self._stop = asyncio.Event()
+        self._stopping: str | None = None
         self._upgrading = False
         self._pulse = Pulse(loop.time)
         self._ledger = Ledger(directories.ledger)
         self._groups = Groups(own_group())
-        self._launcher = ProcessLauncher(self._ledger, self._groups, notifier if can_store else None)
+        self._launcher = ProcessLauncher(self._ledger, self._groups, notifier if notifier.can_store else None)
         self._credentials = credentials = Credentials(environ, redaction)
         self._fleet = Fleet(
             Around(
@@ -143,7 +141,6 @@ class Daemon:
             self._pulse,
             external_key=credentials.external_key,
             changed=self._reporter.refresh,
-            can_store=can_store,
         )
         self._reloader = Reloader(
             file,
@@ -175,7 +172,7 @@ class Daemon:
             models_dir=lambda: (self._reloader.config or config).models_dir,
             on_orders=self._note_orders,
             begin_upgrade=self._begin_upgrade,
-            gateway_problem=lambda: self._front.problem,
+            gateway_problem=lambda: self._stopping or self._front.problem,
         )
         socket = config.control.socket or self._directories.control_socket
         with self._signals():
@@ -209,7 +206,6 @@ class Daemon:
             if not stop.done():
                 start.result()
                 self._reporter.ready()
-                log.info("ready: %s", self._reporter.line(), extra={"event": "up"})
                 await stop
         except StrictStartError as error:
             log.error("%s", error, extra={"event": "strict-start"})
@@ -248,6 +244,9 @@ class Daemon:
         if self._upgrading:
             return
         self._notifier.stopping()
+        self._stopping = farewell(*self._fleet.in_hand())
+        self._notifier.status(self._reporter.line())
+        log.info("%s", self._stopping, extra={"event": "stopping"})
         with suppress(OSError):
             (self._directories.runtime / STOPPING_MARK).touch()
         while True:
@@ -284,15 +283,15 @@ class Daemon:
                 self._reporter.refresh()
 
     def _notices(self) -> list[str]:
-        taken = [self._front.problem] if self._front.problem is not None else []
-        if self._reloader.error is None:
-            return taken
-        first, *more = self._reloader.error.splitlines()
-        return [f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else ""), *taken]
+        refused = None
+        if self._reloader.error is not None:
+            first, *more = self._reloader.error.splitlines()
+            refused = f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else "")
+        return [one for one in (self._stopping, refused, self._front.problem) if one is not None]
 
     def _begin_upgrade(self) -> None:
         """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""
-        if not self._can_store:
+        if not self._notifier.can_store:
             raise UnavailableError(
                 "only a llamad that systemd runs can be upgraded in place", hint="end it, and start the new one"
             )

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from llamad import __version__
 from llamad.config.model import Config, ServerConfig
+from llamad.config.units import format_duration
 from llamad.gateway.gateway import Gateway, inherit
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys, load_keys
 from llamad.host.fdstore import close_all
@@ -20,6 +22,12 @@ from llamad.servers.state import State
 log = logging.getLogger(__name__)
 LOOK_EVERY = 0.5
 """Seconds between two looks at what systemd should keep."""
+LOOK_AT_DRAIN = 0.1
+"""Seconds between two looks at which servers still have requests."""
+GRACE = 5.0
+"""Seconds, while the gateway ends, for what belongs to no server: a request that still comes in, an answer that its
+client still takes.
+"""
 _SHOWN = 20
 """Changed API keys that are named at most; the rest is a count."""
 
@@ -38,7 +46,6 @@ class Front:
         *,
         external_key: Callable[[ServerConfig], str | None],
         changed: Callable[[], None],
-        can_store: bool,
     ) -> None:
         self._fleet = fleet
         self._environ = environ
@@ -46,7 +53,6 @@ class Front:
         self._pulse = pulse
         self._external_key = external_key
         self._changed = changed
-        self._can_store = can_store
         self._keys = NO_KEYS
         self._accepted: Config | None = None
         self._news = asyncio.Event()
@@ -108,9 +114,10 @@ class Front:
             finally:
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
-                if not self._can_store and not any(inherited.values()):  # what systemd made is systemd's to remove
+                if not self._notifier.can_store and not any(inherited.values()):  # systemd's are its to remove
                     await gateway.withdraw()
-                await gateway.drain(self._longest_drain())
+                longest = max((one.stop.drain_timeout for one in self._fleet.configs.values()), default=0.0)
+                await drain(gateway.drain, self._fleet.in_hand, grace=min(GRACE, longest))
 
     async def _follow(self, gateway: Gateway) -> None:
         """Apply what was accepted, and have systemd keep the sockets: without them a client of a restarting llamad
@@ -122,7 +129,7 @@ class Front:
                 if self._news.is_set() and self._accepted is not None:
                     self._news.clear()
                     await self._apply_safely(gateway, self._accepted)
-                if self._can_store:
+                if self._notifier.can_store:
                     self._store(gateway.descriptors)
                 if gateway.stuck(loop.time()) is None:
                     beat()
@@ -139,10 +146,6 @@ class Front:
         except Exception:
             log.exception("a bug in llamad: the gateway follows the configuration in part only", extra={"event": "bug"})
 
-    def _longest_drain(self) -> float:
-        """Seconds that requests may take to end at the end: as long as the most patient server allows."""
-        return max((config.stop.drain_timeout for config in self._fleet.configs.values()), default=0.0)
-
     def _store(self, descriptors: dict[str, list[int]]) -> None:
         for name in self._stored - descriptors.keys():
             self._notifier.remove(name)
@@ -154,6 +157,37 @@ class Front:
     def _report(self, problem: str | None) -> None:
         self.problem = problem
         self._changed()
+
+
+async def drain(
+    gateway: Callable[[float], Awaitable[object]], in_hand: Callable[[], tuple[int, float]], *, grace: float
+) -> None:
+    """Have the gateway drain (`Gateway.drain`) for as long as the most patient server that has requests allows
+    (`Fleet.in_hand`), and for `grace` seconds more where there is something that is no server's.
+    """
+    loop = asyncio.get_running_loop()
+    began = served = loop.time()
+    draining = asyncio.ensure_future(gateway(math.inf))
+    try:
+        while not draining.done():
+            await asyncio.wait((draining,), timeout=LOOK_AT_DRAIN)
+            now, (count, patience) = loop.time(), in_hand()
+            served = now if count else served
+            if now >= (began + patience if count else served + grace):
+                break
+    finally:
+        is_done = draining.done()
+        draining.cancel()
+        await asyncio.wait((draining,))
+    if not is_done:
+        await gateway(0.0)
+
+
+def farewell(count: int, patience: float) -> str:
+    """What is said when llamad begins to stop. Pure."""
+    if not count:
+        return "stopping: no request runs"
+    return f"stopping: {count} request{'s run' if count > 1 else ' runs'}, at most {format_duration(patience)}"
 
 
 def changed_keys(old: Keys, new: Keys) -> Iterator[str]:

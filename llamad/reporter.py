@@ -61,16 +61,23 @@ class Reporter:
         self.is_ready = True
         self.refresh()
         self._notifier.ready()
+        if wrong := self._notices():
+            log.warning("%s; %s", "; ".join(wrong), self._servers(), extra={"event": "up"})
+        else:
+            log.info("ready: %s", self._servers(), extra={"event": "up"})
 
     def refresh(self) -> None:
         """Something that STATUS shows has changed."""
         self._changed.set()
 
     def line(self) -> str:
-        """STATUS as of now."""
+        """STATUS as of now: first what is wrong."""
+        return "; ".join([*self._notices(), self._servers()])
+
+    def _servers(self) -> str:
         replicas = {name: self._fleet.board.of(name) for name in self._fleet.configs}
         wanted = {name: self._fleet.wanted(name) == "running" for name in self._fleet.configs}
-        return "; ".join([*self._notices(), status_line(replicas, wanted)])
+        return status_line(replicas, wanted)
 
     async def show_status(self) -> None:
         """Keep STATUS up to date until cancelled."""

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -194,6 +195,39 @@ def test_sigterm_ends_everything_at_once_also_what_loads_or_does_not_obey() -> N
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
         assert list((one.runtime / "servers").iterdir()) == []
         assert one.log.splitlines()[-1].endswith("llamad ends")
+
+
+def test_the_end_waits_for_requests_as_long_as_their_server_allows_and_says_so() -> None:
+    with a_llamad() as one:
+        path = one.folder / "g.sock"
+        one.configure(
+            {"patient": {}, "brief": {"env": {"FAKE_HANG": "decode"}, "stop": FAST_STOP}},
+            gateway={"listen": f"unix:{path}"},
+        )
+        one.start()
+        one.wait_for("patient")
+        one.wait_for("brief")
+        with socket.socket(socket.AF_UNIX) as client:
+            wait_until(path.exists)
+            client.connect(str(path))
+            body = b'{"model": "brief", "prompt": "x"}'
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            client.sendall(head + body)
+            wait_until(lambda: one.status("brief")["in_flight"] == 1)
+            one.send(signal.SIGTERM)
+            wait_until(lambda: one.events("stopping: 1 request runs, at most 1s"))
+            assert one.client.get("status")["gateway_problem"].startswith("stopping: ")
+            assert one.wait(seconds=10) == 0, "and not the 30 s of the other"
+
+
+def test_a_port_that_is_taken_is_told_before_anything_else() -> None:
+    with a_llamad() as one, socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        one.configure({"a": {}}, gateway={"listen": address})
+        one.start()
+        wait_until(lambda: one.events(f"warning llamad: cannot listen on {address}: something else listens there; 1/1"))
+        assert not one.events("ready: ")
+        assert one.end() == 0
 
 
 def test_sigkill_leaves_no_child_and_the_next_one_starts_clean() -> None:

@@ -1,11 +1,19 @@
-"""The gateway as a part of the daemon: its keys (how it listens and drains: tests/gateway, test_service)."""
+"""The gateway as a part of the daemon: its keys, and its end (how it listens: tests/gateway, test_service)."""
 
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 
 import pytest
 
-from llamad.front import changed_keys
+from llamad.config.model import StopPolicy
+from llamad.front import changed_keys, drain, farewell
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys
+from llamad.servers.board import ReplicaKey
+from llamad.servers.fleet import Fleet
+from tests.stories import a_fleet, a_world, an_intent, tell
 
 
 def keys(**by_name: str) -> Keys:
@@ -30,3 +38,77 @@ def keys(**by_name: str) -> Keys:
 )
 def test_which_keys_changed_is_told_by_their_names(old: Keys, new: Keys, words: str | None) -> None:
     assert list(changed_keys(old, new)) == ([] if words is None else [f"gateway: the API keys changed: {words}"])
+
+
+class Draining:
+    """A gateway whose clients are gone after `gone` seconds, and what it was told."""
+
+    def __init__(self, gone: float = math.inf) -> None:
+        self.gone = gone
+        self.told: list[float] = []
+
+    async def drain(self, timeout: float) -> None:
+        self.told.append(timeout)
+        await asyncio.sleep(min(timeout, self.gone))
+
+
+@asynccontextmanager
+async def two_servers() -> AsyncIterator[tuple[Fleet, float]]:
+    """`brief` may take 5 s to drain, `patient` 60; and when it is."""
+    with a_world() as world:
+        intents = [an_intent(name, stop=StopPolicy(drain_timeout=s)) for name, s in (("brief", 5), ("patient", 60))]
+        async with a_fleet(world, *intents) as fleet:
+            await fleet.settled(["brief", "patient"])
+            yield fleet, asyncio.get_running_loop().time()
+
+
+def begin(fleet: Fleet, server: str, *, for_s: float) -> None:
+    """A request that takes this long."""
+    key = ReplicaKey(server, 0)
+    fleet.traffic(server).begin(key)
+    asyncio.get_running_loop().call_later(for_s, fleet.traffic(server).end, key)
+
+
+@pytest.mark.parametrize(
+    ("requests", "gone", "takes", "told"),
+    [
+        ({}, 1.0, 1.0, [math.inf]),
+        ({}, math.inf, 3.0, [math.inf, 0.0]),
+        ({"brief": 99}, math.inf, 5.0, [math.inf, 0.0]),
+        ({"patient": 99}, math.inf, 60.0, [math.inf, 0.0]),
+        ({"patient": 99}, 40.0, 40.0, [math.inf]),
+        ({"brief": 99, "patient": 20}, math.inf, 20.0, [math.inf, 0.0]),
+        ({"patient": 20}, math.inf, 23.0, [math.inf, 0.0]),
+    ],
+)
+def test_the_end_waits_for_the_most_patient_server_that_has_requests(
+    requests: dict[str, float], gone: float, takes: float, told: list[float]
+) -> None:
+    async def story() -> None:
+        async with two_servers() as (fleet, began):
+            for server, seconds in requests.items():
+                begin(fleet, server, for_s=seconds)
+            gateway = Draining(gone)
+            await drain(gateway.drain, fleet.in_hand, grace=3.0)
+            assert asyncio.get_running_loop().time() - began == pytest.approx(takes, abs=0.3)
+            assert gateway.told == told
+            await asyncio.sleep(100)
+
+    tell(story)
+
+
+def test_a_server_on_its_way_out_has_its_requests_in_hand_too() -> None:
+    async def story() -> None:
+        async with two_servers() as (fleet, _):
+            assert farewell(*fleet.in_hand()) == "stopping: no request runs"
+            begin(fleet, "brief", for_s=3)
+            assert farewell(*fleet.in_hand()) == "stopping: 1 request runs, at most 5s"
+            fleet.traffic("patient").queued += 1
+            assert farewell(*fleet.in_hand()) == "stopping: 2 requests run, at most 1m"
+            fleet.traffic("patient").queued -= 1
+            fleet.apply({})
+            assert fleet.in_hand() == (1, 5.0)
+            await asyncio.sleep(10)
+            assert fleet.in_hand() == (0, 0.0)
+
+    tell(story)

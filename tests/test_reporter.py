@@ -1,6 +1,7 @@
 """What systemd is told, over a fleet of the fake machine on a clock that jumps."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -66,6 +67,25 @@ def test_a_long_load_is_given_time_again_and_again(manager: ServiceManager) -> N
                 assert manager.pump()[-1] == "READY=1"
 
     tell(story)
+
+
+@pytest.mark.parametrize("problem", [None, "cannot listen on 127.0.0.1:80: something else listens there"])
+def test_the_end_of_the_start_is_told_and_first_what_is_wrong(
+    problem: str | None, manager: ServiceManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        with a_world() as world:
+            async with reported(world, manager) as one:
+                await one.reporter.until_started(one.configure("a"))
+                one.notices += [problem] if problem is not None else []
+                one.reporter.ready()
+
+    tell(story)
+    (record,) = [one for one in caplog.records if one.name == "llamad.reporter"]
+    told = (logging.INFO, "ready: 1/1 ready") if problem is None else (logging.WARNING, f"{problem}; 1/1 ready")
+    assert (record.levelno, record.getMessage()) == told
 
 
 def test_a_start_that_is_immediate_waits_for_nothing(manager: ServiceManager) -> None:

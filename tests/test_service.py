@@ -64,6 +64,8 @@ def test_systemd_is_told_the_truth_from_start_to_end(llamad: Llamad, manager: Se
     after = manager.messages[manager.messages.index("STOPPING=1") :]
     assert not any(one.startswith(("READY", "RELOADING")) for one in after)
     assert any(one.startswith("EXTEND_TIMEOUT_USEC=") for one in after)
+    assert any(one.startswith("STATUS=stopping: no request runs; configuration refused: ") for one in after)
+    assert len(llamad.events("info    llamad: stopping: no request runs")) == 1
     assert manager.stored == {}
 
 
