@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from llamad.gateway.types import Answer, Headers, RequestHead
+from llamad.gateway.types import METHODS, Answer, Headers, RequestHead
 
-METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_METHODS = ", ".join(METHODS).encode()
 _MAX_AGE = b"600"
 _EXPOSED = b"x-request-id, retry-after"
 
@@ -30,11 +30,11 @@ class Cors:
         """The answer to OPTIONS, asked by a browser before the real request or by anybody. The origin's own headers
         are not in it: they come with `headers`, as on every answer.
         """
-        answer = Answer(204, headers=[(b"allow", METHODS.encode())])
+        answer = Answer(204, headers=[(b"allow", _METHODS)])
         origin, method = head.header(b"origin"), head.header(b"access-control-request-method")
         if origin is None or method is None or not self._allow(origin):
             return answer
-        answer.headers.append((b"access-control-allow-methods", METHODS.encode()))
+        answer.headers.append((b"access-control-allow-methods", _METHODS))
         # Named back, not `*`: a wildcard does not cover Authorization (Fetch, "CORS-safelisted request-header").
         asked = head.header(b"access-control-request-headers")
         if asked:

@@ -15,18 +15,16 @@ from llamad.gateway.fields import (
     split_length,
     without,
 )
-from llamad.gateway.types import Headers, Reader, RequestHead
+from llamad.gateway.types import METHODS, WITH_BODY, Headers, Reader, RequestHead
 
 MAX_HEAD = 32 << 10
 MAX_REQUEST_LINE = 8 << 10
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])")
 _ABSOLUTE = re.compile(r"https?://([^/?]+)([/?].*)?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 _ids = itertools.count(1)
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _id_prefix = os.urandom(6).hex()
 
 
@@ -164,7 +162,7 @@ def upstream_head(request: Request, target: str, length: int, peer: str, fixed: 
     client's IP address (`unix` where it has none), `fixed` whole lines for this upstream: its Host, its Authorization.
     """
     method, shape = request.head.method, request.shape
-    told = f"content-length: {length}\r\n" if length or method in _WITH_BODY else ""
+    told = f"content-length: {length}\r\n" if length or method in WITH_BODY else ""
     start = f"{method} {target} HTTP/1.1\r\nx-request-id: {request.id}\r\n{told}"
     return b"".join((start.encode(), fixed, shape.passed, shape.forwarded_for, peer.encode(), b"\r\n\r\n"))
 
@@ -186,8 +184,8 @@ def _read_target(line: bytes) -> Target:
         raise MalformedError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     if method in ("CONNECT", "TRACE"):
         raise MalformedError(405, f"{method} is not allowed: this is an API, not a proxy for other hosts")
-    if method not in _METHODS:
-        raise MalformedError(501, f"the method {method} is not known: there is {', '.join(sorted(_METHODS))}")
+    if method not in METHODS:
+        raise MalformedError(501, f"the method {method} is not known: there is {', '.join(METHODS)}")
     authority = None
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is not None:

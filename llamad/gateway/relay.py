@@ -142,9 +142,7 @@ class Relay:
         self._open(fresh=self._retried)
 
     def _refuse(self, refusal: Refusal) -> None:
-        headers: Headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-        if refusal.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % refusal.retry_after))
+        headers: Headers = [] if refusal.retry_after is None else [(b"retry-after", b"%d" % refusal.retry_after)]
         self._exchange.error = refusal.kind
         self._caller.answer(
             self._shared.policy.error(refusal.status, refusal.message, kind=refusal.kind, headers=headers)

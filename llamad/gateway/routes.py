@@ -10,10 +10,8 @@ from llamad.config.model import ServerConfig
 from llamad.gateway import modelname
 from llamad.gateway.modelname import UnreadableError
 from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
-from llamad.gateway.types import Answer, Reader, RequestHead, ToServer
+from llamad.gateway.types import WITH_BODY, Answer, Reader, RequestHead, ToServer
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _SERVERS = "/servers/"
 _MODELS = ("/v1/models/", "/models/")
 _ARRAY_BODY = "/lora-adapters"
@@ -77,7 +75,7 @@ class Names:
 def reader(head: RequestHead) -> Reader | None:
     """What reads the model off the body; None: it does not stand there."""
     path = head.path
-    if head.method not in _WITH_BODY or path in _PLACES or path == _ARRAY_BODY or path.startswith(_SERVERS):
+    if head.method not in WITH_BODY or path in _PLACES or path == _ARRAY_BODY or path.startswith(_SERVERS):
         return None
     kind = head.header(b"content-type") or b""
     if kind[:19].lower() == b"multipart/form-data":
@@ -111,8 +109,6 @@ def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) ->
 def _by_head(names: Names, head: RequestHead) -> ToServer | Here | Answer | None:
     """What path and method say alone; None: a server is asked, whichever it is."""
     path = head.path
-    if head.method not in METHODS:
-        return not_allowed(head.method[:20], ", ".join(sorted(METHODS)))
     if path in _PLACES:
         return Here(_PLACES[path]) if head.method in ("GET", "HEAD") else not_allowed(head.method, "GET, HEAD")
     if path.startswith(_SERVERS):

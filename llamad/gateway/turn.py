@@ -177,7 +177,7 @@ class Turn:
         """Give an answer of our own."""
         request, policy, exchange = self._request, self._shared.policy, self.exchange
         self._skip_body()
-        keep_alive = self.keeps_alive and not answer.close and not self._unread
+        keep_alive = self.keeps_alive and not self._unread
         written = own_answer(answer, request, cors=policy.cors(request.head), keep_alive=keep_alive)
         exchange.status = answer.status
         exchange.bytes_out += len(written)

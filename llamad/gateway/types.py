@@ -8,6 +8,9 @@ from llamad.config.model import ServerConfig
 from llamad.servers.board import Board, Replica
 from llamad.servers.traffic import Traffic
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""What is spoken here; a request with another method is refused by the parser."""
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, in the order they came."""
 
@@ -47,8 +50,6 @@ class Answer:
     body: bytes = b""
     content_type: bytes = b"application/json"
     headers: Headers = field(default_factory=list)
-    close: bool = False
-    """Whether the connection ends after it (its state is not defined any more)."""
 
 
 @dataclass(slots=True)
@@ -81,7 +82,6 @@ class Refusal:
     kind: str
     message: str
     retry_after: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Lease(Protocol):

@@ -7,7 +7,8 @@ import pytest
 import uvloop
 
 from llamad.host.address import UnixAddress
-from tests.gateway.gate import Gate, Rules, a_gate, short_folder
+from tests.folders import short_folder
+from tests.gateway.gate import Gate, Rules, a_gate
 from tests.gateway.origin import Origin
 
 uvloop.new_event_loop().close()  # libuv opens a pipe once a process: not inside a test, which may leave none open

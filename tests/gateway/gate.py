@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,19 +24,10 @@ from llamad.gateway.types import (
 )
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.servers.board import Replica, ReplicaKey
+from tests.folders import short_folder
 
 BOUND = 5.0
 """Seconds after which a wait has failed."""
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose sockets' paths are short enough."""
-    folder = tempfile.mkdtemp(prefix="gw", dir="/tmp")
-    try:
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder)
 
 
 class ALease:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llamad.gateway.cors import METHODS, Cors
+from llamad.gateway.cors import Cors
+from llamad.gateway.types import METHODS
 from tests.gateway.fleets import a_head
 
 CHAT = "https://chat.example.org"
@@ -49,7 +50,7 @@ def test_a_preflight_is_told_methods_and_the_headers_it_asked_for() -> None:
         access_control_request_method="POST",
         access_control_request_headers="authorization,content-type",
     )
-    assert headers[b"access-control-allow-methods"] == METHODS.encode()
+    assert headers[b"access-control-allow-methods"] == ", ".join(METHODS).encode()
     assert headers[b"access-control-allow-headers"] == b"authorization,content-type"
     assert headers[b"access-control-max-age"] == b"600"
 
@@ -62,4 +63,4 @@ def test_a_preflight_that_asks_for_no_header_is_told_none() -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"origin": CHAT}, {"access_control_request_method": "POST"}])
 def test_other_options_are_told_the_methods(headers: dict[str, str]) -> None:
-    assert preflight(Cors([CHAT]), **headers) == {b"allow": METHODS.encode()}
+    assert preflight(Cors([CHAT]), **headers) == {b"allow": ", ".join(METHODS).encode()}

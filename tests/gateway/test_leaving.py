@@ -34,11 +34,11 @@ async def test_client_that_leaves_the_queue_gives_its_place_back(gate: Gate, ori
 
 
 async def test_refusal_is_told_with_the_time_to_wait(gate: Gate) -> None:
-    gate.rules.refusal = Refusal(503, "overloaded", "the queue is full", retry_after=7, headers={"X-Cause": "queue"})
+    gate.rules.refusal = Refusal(503, "overloaded", "the queue is full", retry_after=7)
     wire = await gate.wire()
     wire.send(post())
     reply = await wire.reply()
-    assert (reply.status, reply.header("retry-after"), reply.header("x-cause")) == (503, "7", "queue")
+    assert (reply.status, reply.header("retry-after")) == (503, "7")
     assert reply.error == "the queue is full"
     wire.send(get("/health"))
     assert (await wire.reply()).status == 200

@@ -343,12 +343,3 @@ def test_a_server_that_is_not_there(path: str) -> None:
     assert isinstance(answer, Answer)
     assert answer.status == 404
     assert "there is qwen, emb" in error_of(answer)["message"]
-
-
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW" * 100])
-def test_an_unknown_method_is_405_with_those_there_are(method: str) -> None:
-    answer = route_of(ONE, a_head(method, "/x"), None)
-    assert isinstance(answer, Answer)
-    assert answer.status == 405
-    assert b"POST" in answer.headers[0][1]
-    assert len(answer.body) < 400

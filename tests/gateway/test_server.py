@@ -14,7 +14,8 @@ from llamad.gateway.listen import descriptor_name, inherit
 from llamad.gateway.server import GatewayServer
 from llamad.gateway.shared import Limits
 from llamad.host.address import Address, TcpAddress, UnixAddress
-from tests.gateway.gate import BOUND, Rules, get, short_folder
+from tests.folders import short_folder
+from tests.gateway.gate import BOUND, Rules, get
 
 
 @pytest.fixture

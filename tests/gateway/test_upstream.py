@@ -10,8 +10,9 @@ from llamad.gateway import upstream
 from llamad.gateway.shared import Tasks
 from llamad.gateway.upstream import MAX_IDLE, Pool, Upstream, Upstreams
 from llamad.host.address import TcpAddress, UnixAddress
+from tests.folders import short_folder
 from tests.gateway.fleets import until
-from tests.gateway.gate import BOUND, short_folder
+from tests.gateway.gate import BOUND
 from tests.gateway.memory import Remembers
 
 
