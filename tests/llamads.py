@@ -13,7 +13,8 @@ from typing import Any
 from llamad.control.client import Client
 from llamad.errors import LlamadError
 from tests.builders import fake_binary, gguf
-from tests.service_manager import ServiceManager, short_folder
+from tests.folders import short_folder
+from tests.service_manager import ServiceManager
 from tests.waiting import wait_until
 
 _ENV = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH", "VIRTUAL_ENV"}

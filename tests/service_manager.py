@@ -1,13 +1,12 @@
 """Plays systemd: a notify socket, and a store of file descriptors that outlives whoever filled it."""
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.folders import short_folder
 from tests.waiting import wait_until
 
 
@@ -65,16 +64,6 @@ class ServiceManager:
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose name leaves room for a unix socket's, gone at the end."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="lt-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager

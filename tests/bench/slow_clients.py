@@ -13,7 +13,8 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.served import serve
-from tests.gateway.gate import Wire, post, short_folder
+from tests.folders import short_folder
+from tests.gateway.gate import Wire, post
 from tests.gateway.origin import Origin
 
 SLOW = 2000

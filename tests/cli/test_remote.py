@@ -15,7 +15,8 @@ from llamad.control.operations import Settled
 from llamad.servers.board import Failure
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
-from tests.control.fakes import FakeOperations, daemon, until
+from tests.control.fakes import FakeOperations, daemon
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 Captured = pytest.CaptureFixture[str]
@@ -237,10 +238,14 @@ async def test_watching_ends_with_llamad(capsys: Captured) -> None:
             await until(lambda: operations.streams == 1)
             key = next(key for key in operations.board.replicas if key.server == "embed")
             operations.board.move(key, State.FAILED if not argv else State.STARTING, now=1.0)
-            shown = ""
-            while ("failed" if not argv else "starting") not in shown:
-                await asyncio.sleep(0.005)
+            shown, word = "", "starting" if argv else "failed"
+
+            def is_shown(word: str = word) -> bool:
+                nonlocal shown
                 shown += capsys.readouterr().out
+                return word in shown
+
+            await until(is_shown)
         assert await watching == 69
         assert "qwen" in shown
 

@@ -15,7 +15,8 @@ from llamad.cli.layout import Table
 from llamad.cli.main import main
 from llamad.cli.terminal import is_rich, screen, show_tables
 from llamad.servers.state import State
-from tests.control.fakes import FakeOperations, daemon, until
+from tests.control.fakes import FakeOperations, daemon
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

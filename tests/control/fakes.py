@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import shutil
 import socket
-import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +34,7 @@ from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State, together
 from llamad.servers.traffic import Traffic
+from tests.folders import short_folder
 
 T = TypeVar("T")
 MISSING = Failure("model-missing", "the model is missing", "put it there")
@@ -191,16 +190,6 @@ class FakeOperations:
         self.upgraded = True
 
 
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a unix socket's name."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="ll-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 def everybody(_connection: int) -> None:
     """A door that is open."""
 
@@ -255,13 +244,6 @@ async def send(path: Path, raw: bytes) -> Answer:
 async def ask(path: Path, request: str) -> Answer:
     """`GET /v1/status`, and the connection closed after it."""
     return await send(path, f"{request} HTTP/1.1\r\nHost: llamad\r\nConnection: close\r\n\r\n".encode())
-
-
-async def until(condition: Callable[[], bool], *, within: float = 5.0) -> None:
-    """Return once `condition` holds."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 -- what is waited for tells nobody
-            await asyncio.sleep(0.002)
 
 
 def a_listener(path: Path) -> socket.socket:

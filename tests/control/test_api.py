@@ -19,7 +19,9 @@ from llamad.control.peers import Peer
 from llamad.errors import NotAllowedError
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
-from tests.control.fakes import Answer, FakeOperations, ask, daemon, send, short_folder, until
+from tests.control.fakes import Answer, FakeOperations, ask, daemon, send
+from tests.folders import short_folder
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 REPLACE = Step(Action.REPLACE, "qwen", ("args.ctx_size 4096 -> 8192",))

@@ -14,7 +14,8 @@ from llamad.control import client as client_module
 from llamad.control.client import Client, RefusedError, find_socket, own_client
 from llamad.errors import ExitCode, LlamadError, NotAllowedError, UnavailableError
 from llamad.servers.plan import Action, Step
-from tests.control.fakes import FakeOperations, a_listener, daemon, short_folder
+from tests.control.fakes import FakeOperations, a_listener, daemon
+from tests.folders import short_folder
 
 
 def test_the_socket_is_the_one_given() -> None:

@@ -13,7 +13,9 @@ import pytest
 from llamad.control import listening
 from llamad.control.listening import control_socket
 from llamad.errors import LlamadError
-from tests.control.fakes import FakeOperations, a_listener, ask, daemon, send, short_folder, until
+from tests.control.fakes import FakeOperations, a_listener, ask, daemon, send
+from tests.folders import short_folder
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from llamad.demo import child
 from llamad.demo.child import Daemon
+from tests.waiting import wait_until
 
 
 def a_program(folder: Path, script: str) -> tuple[str, ...]:
@@ -20,13 +20,6 @@ def a_program(folder: Path, script: str) -> tuple[str, ...]:
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
     return (str(file),)
-
-
-def until_there(path: Path) -> None:
-    deadline = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.005)
 
 
 def test_it_gets_directories_of_its_own_and_nothing_of_systemds(tmp_path: Path) -> None:
@@ -50,7 +43,7 @@ def test_it_gets_directories_of_its_own_and_nothing_of_systemds(tmp_path: Path) 
 def test_leaving_the_block_ends_it_in_order(tmp_path: Path) -> None:
     script = f'trap "echo ended > {tmp_path}/ended; exit 0" TERM; : > {tmp_path}/up; while :; do sleep 0.01; done'
     with Daemon(tmp_path, os.environ, program=a_program(tmp_path, script)) as daemon:
-        until_there(tmp_path / "up")
+        wait_until((tmp_path / "up").exists)
         assert daemon.ended() is None
     assert daemon.ended() == 0
     assert (tmp_path / "ended").exists()
@@ -60,7 +53,7 @@ def test_one_that_does_not_want_to_end_is_killed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(child, "END_TIMEOUT", 0.1)
     script = f'trap "" TERM; : > {tmp_path}/up; while :; do sleep 0.01; done'
     with Daemon(tmp_path, os.environ, program=a_program(tmp_path, script)) as daemon:
-        until_there(tmp_path / "up")
+        wait_until((tmp_path / "up").exists)
     assert daemon.ended() == -signal.SIGKILL
 
 
@@ -79,6 +72,6 @@ def test_a_demo_that_is_killed_takes_it_along(tmp_path: Path) -> None:
         f"with Daemon(Path({str(tmp_path)!r}), os.environ, program=[{program!r}]): time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(child.__file__).parents[2]) as demo:
-        until_there(tmp_path / "up")
+        wait_until((tmp_path / "up").exists)
         demo.kill()
-    until_there(tmp_path / "ended")
+    wait_until((tmp_path / "ended").exists)

@@ -28,7 +28,7 @@ from llamad.servers.leftovers import assign, claim, end_groups, end_processes, e
 from llamad.servers.plan import Intent
 from llamad.servers.process import Process
 from tests.builders import a_launch
-from tests.service_manager import short_folder
+from tests.folders import short_folder
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.servers.probe import MAX_BODY, ProbeAnswer, ProbeError, probe
-from tests.service_manager import short_folder
+from tests.folders import short_folder
 from tests.waiting import until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
