@@ -15,6 +15,7 @@ from pathlib import Path
 from llamad.accepted import emptied, keep_accepted
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config, ControlConfig
+from llamad.config.problems import told
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
 from llamad.host.threads import aside
@@ -131,7 +132,7 @@ class Reloader:
     def _remarks(self, loaded: Loaded, config: Config) -> tuple[str, ...]:
         late = "control.socket was changed: the commands find llamad at the new path once it was started again"
         moved = self._control is not None and config.control != self._control
-        return tuple(map(str, loaded.problems)) + ((late,) if moved else ())
+        return told(loaded.problems) + ((late,) if moved else ())
 
     async def run(self) -> None:
         """Follow the dirty flag until cancelled."""
@@ -183,7 +184,7 @@ class Reloader:
         if beside.problems:
             raise ConfigError("what it refers to is not usable", problems=beside.problems)
         wanted = intents(config, loaded)
-        refused = tuple(str(one) for one in refusals(loaded, wanted, self._fleet.intents))
+        refused = told(refusals(loaded, wanted, self._fleet.intents))
         if refused:
             raise ConfigError("it would stop or break a server", problems=refused)
         return loaded, config, beside, wanted

@@ -3,7 +3,7 @@
 import json
 import os
 import pwd
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def check(file: Path, *, as_json: bool) -> int:
-    """`llamad check`: every problem on standard error, a line each, and one line that sums up; 0 or 78."""
+    """`llamad check`: every problem on standard error, a line each, then one that says what comes of them; 0 or 78."""
     from llamad.config.loader import load
+    from llamad.config.problems import told
 
     user = service_user(file, uid=os.geteuid())
     loaded = load(file, directories_for(file), environ=os.environ, service_user=user)
@@ -36,12 +37,27 @@ def check(file: Path, *, as_json: bool) -> int:
         }
         print(json.dumps(report, indent=2))
         return code
-    warn(str(problem) for problem in problems)
     if problems:
-        print(f"{file}: {_counted(len(problems), 'problem')}", file=sys.stderr)
+        warn([*told(problems), _verdict(problems)])
     else:
         print(f"{file}: OK, {_counted(len(servers), 'server')}")
     return code
+
+
+def _verdict(problems: "Sequence[Problem]") -> str:
+    """How many problems there are, and what becomes of a configuration that has them."""
+    from llamad.config.problems import ProblemKind, told
+
+    lines, harmless = told(problems), told(one for one in problems if one.kind is ProblemKind.WORLD)
+    refusing = len(lines) - len(harmless)
+    if not harmless:
+        end = "the configuration is refused"
+    elif not refusing:
+        end = "the configuration is accepted all the same, and what this concerns does not work until it is mended"
+    else:
+        places = dict.fromkeys(str(one.position) for one in problems if one.kind is ProblemKind.WORLD)
+        end = f"the configuration is refused, though not for {', '.join(places)}"
+    return f"{_counted(len(lines), 'problem')}: {end}"
 
 
 def _key_problems(loaded: "Loaded", file: Path, user: str | None) -> "list[Problem]":

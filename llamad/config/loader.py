@@ -282,11 +282,16 @@ class _Load:
             self.binaries[server.name] = binary
             self._check_arguments(server, binary)
             return
-        at, path = (server.node.get("llama_server"), f"servers.{server.name}.llama_server")
-        if at is None and (at := self._top.get("llama_server")) is not None:
-            path = "llama_server"
-        where = server.key if at is None else at.position
+        where, path = self._program_of(server)
         self.problems.append(Problem(where, path, binary.message, ProblemKind.WORLD, server.name, binary.hint))
+
+    def _program_of(self, server: Written) -> tuple[Position, str]:
+        """Where the program of a server is written, and the path of that key."""
+        if (own := server.own.get("llama_server")) is not None:
+            return own.position, f"servers.{server.name}.llama_server"
+        if (default := server.node.get("llama_server")) is not None:
+            return default.position, "defaults.llama_server"
+        return (self._top.get("llama_server") or self._top).position, "llama_server"
 
     def _probe(self, program: str) -> Binary | BinaryError:
         if program not in self._probed:

@@ -24,6 +24,11 @@ MAX_HELP_BYTES = 1 << 20
 MAX_CACHED = 32
 _PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
+_STATUS = {
+    126: "it is a script, and may not run what it calls: see that file's permissions, and those of its folders",
+    127: "it is a script, and what it calls is not there",
+}
+"""What a shell means by its exit status (POSIX, 2.8.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ def _ask(path: Path, environ: Mapping[str, str]) -> str:
         )
     except OSError as error:
         hint = "it is built for another machine, or is no program"
+        if isinstance(error, PermissionError):
+            hint = "its file system may be mounted noexec, or a security module forbids it"
         raise BinaryError(f"{path} cannot be run: {error.strerror}", hint=hint) from None
     with child:
         try:
@@ -186,7 +193,7 @@ def _judge(path: Path, status: int, out: bytes, err: bytes) -> str:
     if status != 0 and b"--model" not in out:
         last = err.decode(errors="replace").strip().rpartition("\n")[2][:300]
         said = f": {last}" if last else ""
-        hint = "a library it needs is not installed" if "shared librar" in last else _WRONG_PROGRAM
+        hint = "a library it needs is not installed" if "shared librar" in last else _STATUS.get(status, _WRONG_PROGRAM)
         raise BinaryError(f"{path} --help ended with status {status}{said}", hint=hint)
     return out.decode(errors="replace")
 

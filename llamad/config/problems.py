@@ -1,5 +1,6 @@
 """What can be wrong with a configuration, and where."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -46,3 +47,8 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.position}: {self.path}: " if self.path else f"{self.position}: "
         return where + self.message + (f" ({self.hint})" if self.hint else "")
+
+
+def told(problems: Iterable[Problem]) -> tuple[str, ...]:
+    """The lines of these problems; what several servers have in common (their program is not there) is one line."""
+    return tuple(dict.fromkeys(map(str, problems)))

@@ -44,7 +44,7 @@ def test_every_problem_is_a_line_and_78(folder: Path, capsys: Captured) -> None:
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert lines[-1] == f"{file}: {len(lines) - 1} problem" + ("s" if len(lines) > 2 else "")
+    assert lines[-1] == f"2 problems: the configuration is refused, though not for {file}:4:14"
     assert lines[0].startswith(f"{file}:3:")
     assert "prot" in lines[0]
 
@@ -54,7 +54,15 @@ def test_a_model_that_is_not_there_is_a_problem_too(folder: Path, capsys: Captur
     assert main(["check", "--config", str(file)]) == 78
     err = capsys.readouterr().err
     assert "gone.gguf" in err
-    assert err.endswith(f"{file}: 1 problem\n")
+    assert err.splitlines()[-1].startswith("1 problem: the configuration is accepted all the same, ")
+    drop_in = folder / "conf.d" / "a.yaml"
+    drop_in.parent.mkdir()
+    drop_in.write_text("prot: 1")
+    a_file(folder, f"  b: {{model: {folder}/m.gguf}}\n")
+    assert main(["check", "--config", str(file)]) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"{drop_in}:1:1: prot: unknown key")
+    assert lines[1:] == ["1 problem: the configuration is refused"]
 
 
 def test_check_for_scripts(folder: Path, capsys: Captured) -> None:

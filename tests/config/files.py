@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamad.config.loader import Loaded, load
+from llamad.config.problems import told
 from llamad.host.dirs import Directories
 from tests.builders import gguf
 
@@ -62,8 +63,8 @@ class Place:
         """Its problems as `LINE:COL: path: message`, with the folder as `~~`."""
         etc = f"{self.file.parent}/"
         return [
-            str(one).removeprefix(etc).removeprefix("llamad.yaml:").replace(str(self.root), "~~")
-            for one in loaded.problems
+            line.removeprefix(etc).removeprefix("llamad.yaml:").replace(str(self.root), "~~")
+            for line in told(loaded.problems)
         ]
 
 

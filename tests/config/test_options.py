@@ -174,6 +174,28 @@ def test_a_program_that_refuses(tmp_path: Path) -> None:
     assert refused(a_program(tmp_path / "mute", "exit 1"))[0] == f"{tmp_path}/mute --help ended with status 1"
 
 
+def test_a_script_that_may_not_run_the_program(tmp_path: Path) -> None:
+    (tmp_path / "real").touch()
+    message, hint = refused(a_program(tmp_path / "server", f"exec {tmp_path}/real"))
+    assert "--help ended with status 126" in message
+    assert hint is not None
+    assert "see that file's permissions" in hint
+    assert refused(a_program(tmp_path / "other", f"{tmp_path}/gone"))[1] == (
+        "it is a script, and what it calls is not there"
+    )
+
+
+def test_a_program_that_the_machine_forbids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    message, hint = refused(a_program(tmp_path / "server", MINIMAL))
+    assert message == f"{tmp_path}/server cannot be run: Permission denied"
+    assert hint is not None
+    assert "noexec" in hint
+
+
 def test_a_library_is_missing(tmp_path: Path) -> None:
     words = "libx.so.1: error while loading shared libraries: libx.so.1: cannot open"
     path = a_program(tmp_path / "server", f"echo {words} >&2; exit 127")
