@@ -66,8 +66,8 @@ class AccessLog:
         }
         why = f" ({exchange.error})" if exchange.error else ""
         log.log(
-            level, "%s %s %s %s %.1fms%s", head.method, path, exchange.status or "-", exchange.server or "-",
-            duration, why, extra=fields,
+            level, "%s %s %s %s %.1fms %s %s%s", head.method, path, exchange.status or "-", exchange.server or "-",
+            duration, exchange.peer, exchange.key or "-", why, extra=fields,
         )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def test_a_record_has_every_field_and_no_secret(caplog: pytest.LogCaptureFixture
         "error": "upstream-died",
     }
     assert record.name == "llamad.access"
-    assert record.getMessage() == "POST /v1/chat/completions 200 qwen 1500.0ms (upstream-died)"
+    assert record.getMessage() == "POST /v1/chat/completions 200 qwen 1500.0ms 10.0.0.1 alice (upstream-died)"
     assert "secret" not in str(vars(record))
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_there_is_not_written(caplog: pytest.LogCaptureFixture) -> N
     exchange = Exchange(a_head("GET", "/health"), "r-1", began=101.0, peer="unix")
     exchange.status = 200
     (record,) = written(caplog, "all", exchange)
-    assert record.getMessage() == "GET /health 200 - 500.0ms"
+    assert record.getMessage() == "GET /health 200 - 500.0ms unix -"
     assert not {"server", "replica", "key", "ttfb_ms", "prompt_tokens", "error"} & set(fields_of(record))
 
 
