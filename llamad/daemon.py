@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from llamad import __version__
@@ -235,8 +236,7 @@ class Daemon:
 
     async def _reload_on_save(self) -> None:
         async for saved in self._watch.saved():
-            log.info("%s", saved, extra={"event": "saved"})
-            self._reloader.request()
+            self._reloader.request(str(saved))
 
     async def _stop_patiently(self) -> None:
         """From the wish to stop on, have systemd wait as long as servers take to finish what they have."""
@@ -260,7 +260,7 @@ class Daemon:
         self._reporter.refresh()
 
     def _reread(self) -> None:
-        self._reloader.request()
+        self._reloader.request("what a server is started from was changed")
 
     def _note_orders(self) -> None:
         """What an operator stopped stays stopped over a live restore."""
@@ -309,10 +309,10 @@ class Daemon:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        handlers = {
+        handlers: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self._stop.set,
             signal.SIGINT: self._stop.set,
-            signal.SIGHUP: self._reloader.request,
+            signal.SIGHUP: partial(self._reloader.request, "SIGHUP (systemctl reload)"),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

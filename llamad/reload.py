@@ -24,6 +24,8 @@ from llamad.servers.intents import intents, refusals
 from llamad.servers.plan import Action, Intent, Plan, changed_settings, diff
 
 log = logging.getLogger(__name__)
+_CAUSES = 8
+"""Causes of one reload that are told at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Reloader:
         self._on_accepted = on_accepted
         self._announce = announce
         self._dirty = asyncio.Event()
+        self._causes: list[str] = []
         self._waiting: list[asyncio.Future[Applied]] = []
         self.error: str | None = None
         self.loaded_at = 0.0
@@ -91,8 +94,10 @@ class Reloader:
         self._control: ControlConfig | None = None
         """What the control socket was made from."""
 
-    def request(self) -> None:
-        """Something changed, or somebody asks: read soon."""
+    def request(self, cause: str) -> None:
+        """Something changed, or somebody asks: read soon. `cause` says what or who, for the log."""
+        if cause not in self._causes and len(self._causes) < _CAUSES:
+            self._causes.append(cause)
         self._dirty.set()
 
     async def reload(self) -> Applied:
@@ -140,6 +145,9 @@ class Reloader:
             await self._dirty.wait()
             self._dirty.clear()
             asked, self._waiting = self._waiting, []
+            causes, self._causes = self._causes, []
+            if causes:  # who asks for it over the control socket is told there
+                log.info("reload: %s", "; ".join(causes), extra={"event": "reload"})
             try:
                 with self._announce():
                     applied = await self._once()

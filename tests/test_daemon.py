@@ -61,6 +61,14 @@ def test_a_saved_file_is_applied_and_what_is_equal_not_touched(llamad: Llamad) -
     llamad.wait_for("b")
     llamad.configure({"a": {}})
     wait_until(lambda: [one["name"] for one in llamad.client.get("status")["servers"]] == ["a"])
+    assert llamad.events(f"reload: {llamad.file} was saved")
+
+
+def test_a_file_that_is_gone_is_not_said_to_be_saved(llamad: Llamad) -> None:
+    llamad.file.unlink()
+    wait_until(lambda: error_of(llamad) is not None)
+    assert llamad.events(f"reload: {llamad.file} was deleted")
+    assert llamad.status("b")["state"] == "ready"
 
 
 def test_a_file_in_the_middle_of_being_written_stops_no_server(llamad: Llamad) -> None:
@@ -113,6 +121,7 @@ def test_sighup_reads_the_file(llamad: Llamad) -> None:
     before = len(llamad.events("configuration accepted: no server changed"))
     llamad.send(signal.SIGHUP)
     wait_until(lambda: len(llamad.events("configuration accepted: no server changed")) > before)
+    assert llamad.events("reload: SIGHUP (systemctl reload)")
 
 
 def test_a_reload_that_waits_tells_which_server_failed(llamad: Llamad) -> None:
@@ -218,6 +227,7 @@ def test_the_end_waits_for_requests_as_long_as_their_server_allows_and_says_so()
             wait_until(lambda: one.events("stopping: 1 request runs, at most 1s"))
             assert one.client.get("status")["gateway_problem"].startswith("stopping: ")
             assert one.wait(seconds=10) == 0, "and not the 30 s of the other"
+        assert one.events("1 request still runs, and the time for draining is over: cut")
 
 
 def test_a_port_that_is_taken_is_told_before_anything_else() -> None:

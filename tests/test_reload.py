@@ -119,7 +119,7 @@ def test_what_was_accepted_is_applied_told_and_kept(tmp_path: Path, caplog: pyte
 
     tell(story)
     assert [one.getMessage() for one in caplog.records if "accepted" in one.getMessage()] == [
-        "configuration accepted: start a: new; start b: new",
+        "configuration accepted: start a: new; add b: starts by hand",
         "configuration accepted: no server changed",
     ]
 
@@ -191,19 +191,23 @@ def test_another_control_socket_is_said_to_wait_for_the_next_start(tmp_path: Pat
     tell(story)
 
 
-def test_who_asks_while_one_is_read_is_answered_by_the_next(tmp_path: Path) -> None:
+def test_who_asks_while_one_is_read_is_answered_by_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
     async def story() -> None:
         async with a_house(tmp_path) as house:
             house.configure(a={})
             asked = [asyncio.ensure_future(house.reloader.reload()) for _ in range(5)]
             await asyncio.wait(asked)
             assert len(house.accepted) == 1
-            house.reloader.request()
-            house.reloader.request()
+            for cause in ("the file was saved", "SIGHUP", "the file was saved", *map(str, range(99))):
+                house.reloader.request(cause)
             await house.reloader.reload()
             assert len(house.accepted) == 2
 
     tell(story)
+    told = [one.getMessage() for one in caplog.records if one.getMessage().startswith("reload: ")]
+    assert told == ["reload: the file was saved; SIGHUP; 0; 1; 2; 3; 4; 5"]
 
 
 def test_who_does_not_wait_for_the_answer_stops_nobody(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from llamad.config.units import format_duration
 from llamad.gateway.client import Client
 from llamad.gateway.listen import Listener
 from llamad.gateway.shared import Limits, Shared
@@ -106,9 +105,9 @@ class GatewayServer:
             async with asyncio.timeout(timeout):
                 await shared.nobody.wait()
         except TimeoutError:
-            await self._interrupt(timeout)
+            await self._interrupt()
 
-    async def _interrupt(self, timeout: float) -> None:
+    async def _interrupt(self) -> None:
         """End the requests that still run, so that their clients see why."""
         shared = self._shared
         busy = [client for client in shared.clients if client.busy]
@@ -116,7 +115,7 @@ class GatewayServer:
             client.interrupt("llamad is stopping, and the time for draining is over")
         if busy:
             what = "request still runs" if len(busy) == 1 else "requests still run"
-            logger.warning("%d %s after %s: cut", len(busy), what, format_duration(timeout), extra={"event": "cut"})
+            logger.warning("%d %s, and the time for draining is over: cut", len(busy), what, extra={"event": "cut"})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS):
                     await shared.nobody.wait()

@@ -218,7 +218,8 @@ class Fleet:
         config = self.configs[server]
         before = self._wills.get(server)
         demand = config.start == "always" or (before is not None and before.demand and config.start == "on-demand")
-        order = before.order if before is not None and (action is Action.START or before.order == "start") else None
+        is_new = action in (Action.START, Action.ADD)
+        order = before.order if before is not None and (is_new or before.order == "start") else None
         will = _Will(order, demand and order != "stop", before.restarts if before else 0)
         adopted = self._adopted.pop(server, {})
         if adopted and order is None:

@@ -1,4 +1,4 @@
-"""What a new configuration means for what runs: keep, retune, replace, start or stop. Pure."""
+"""What a new configuration means for what runs: keep, retune, replace, start, add or stop. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ class Action(StrEnum):
     RETUNE = "retune"
     REPLACE = "replace"
     START = "start"
+    ADD = "add"
+    """It is new, and nothing of it starts now."""
     STOP = "stop"
 
 
@@ -55,8 +57,16 @@ def diff(running: Mapping[str, Intent], wanted: Mapping[str, Intent]) -> Plan:
     steps = [Step(Action.STOP, name, ("no longer configured",)) for name in running if name not in wanted]
     for name, new in wanted.items():
         old = running.get(name)
-        steps.append(Step(Action.START, name, ("new",)) if old is None else _compare(name, old, new))
+        steps.append(_join(name, new.config) if old is None else _compare(name, old, new))
     return tuple(steps)
+
+
+def _join(name: str, config: ServerConfig) -> Step:
+    if config.url is not None:
+        return Step(Action.ADD, name, (f"runs at {config.url}",))
+    if config.start == "always":
+        return Step(Action.START, name, ("new",))
+    return Step(Action.ADD, name, ("starts by hand" if config.start == "manual" else "starts on demand",))
 
 
 def _compare(name: str, old: Intent, new: Intent) -> Step:

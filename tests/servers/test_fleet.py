@@ -586,3 +586,15 @@ def test_hundreds_of_servers_end_together() -> None:
             assert now() - began == pytest.approx(1)
 
     tell(story)
+
+
+@pytest.mark.parametrize("start", ["always", "on-demand", "manual"])
+def test_what_an_operator_had_stopped_is_stopped_however_it_starts(start: str) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with Fleet(world.around) as fleet:
+                fleet.adopt({}, ["a"])
+                fleet.apply({"a": an_intent("a", start=start)})
+                assert (await down(fleet, "a")).message == "a was stopped"
+
+    tell(story)

@@ -47,6 +47,19 @@ def test_new_and_gone() -> None:
     assert [str(step) for step in steps] == ["stop a: no longer configured", "start b: new"]
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"start": "on-demand"}, "add b: starts on demand"),
+        ({"start": "manual"}, "add b: starts by hand"),
+        ({"url": "http://10.0.0.1:80"}, "add b: runs at http://10.0.0.1:80"),
+    ],
+)
+def test_what_is_new_and_does_not_start_now_is_not_said_to_start(config: dict[str, Any], words: str) -> None:
+    (step,) = diff({}, {"b": an_intent("b", **config)})
+    assert str(step) == words
+
+
 def test_equal_is_kept() -> None:
     assert only(an_intent("a"), an_intent("a")) == "keep a"
 
