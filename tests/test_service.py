@@ -1,10 +1,12 @@
 """`llamad run` as a service: what systemd is told, and what it keeps for the next llamad."""
 
+import fcntl
 import http.client
 import os
 import signal
 import socket
-import time
+import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +33,11 @@ def llamad(manager: ServiceManager) -> Iterator[Llamad]:
 
 def count(manager: ServiceManager, message: str) -> int:
     return sum(one.startswith(message) for one in manager.pump())
+
+
+def unread(pipe: int) -> int:
+    """Bytes that wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_systemd_is_told_the_truth_from_start_to_end(llamad: Llamad, manager: ServiceManager) -> None:
@@ -86,7 +93,9 @@ def test_a_crash_of_llamad_costs_no_model(llamad: Llamad, manager: ServiceManage
     assert len(manager.stored) == 4
 
     llamad.end(signal.SIGKILL)
-    time.sleep(0.15)  # the flood goes on while nobody reads
+    (log,) = manager.stored["log-a-0-0"]
+    before = unread(log)
+    wait_until(lambda: unread(log) > before + 200)  # the flood goes on while nobody reads
     foreign = socket.socket(socket.AF_UNIX)
     manager.stored["pid-x-0-0"] = [os.dup(foreign.fileno())]
     manager.stored["something"] = [os.dup(foreign.fileno())]
