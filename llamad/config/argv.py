@@ -96,7 +96,7 @@ def argument_problems(options: OptionTable, args: Mapping[str, ArgValue], extra_
             _words(target, value)
         except ValueError as error:
             found.append(Finding(key, str(error), at_key=False))
-    return found + list(_extra_problems(options, extra_args))
+    return found + list(_extra_problems(options, extra_args, seen))
 
 
 def arguments(options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str]) -> tuple[str, ...]:
@@ -205,8 +205,10 @@ def _shown(value: ArgValue) -> str:
     return repr(value)
 
 
-def _extra_problems(options: OptionTable, extra_args: Sequence[str]) -> Iterator[Finding]:
-    """Each word that begins with `-` is an option of the binary, unless it is a number or an option's value."""
+def _extra_problems(options: OptionTable, extra_args: Sequence[str], seen: Mapping[int, str]) -> Iterator[Finding]:
+    """Each word that begins with `-` is an option of the binary, unless it is a number or an option's value. `seen` has
+    the keys of `args` by the option they mean.
+    """
     values_due = 0
     known = True
     for index, word in enumerate(extra_args):
@@ -226,6 +228,8 @@ def _extra_problems(options: OptionTable, extra_args: Sequence[str]) -> Iterator
         values_due = option.arity
         if option.removed:
             yield Finding(index, f"this build of llama-server has removed {word}", option.removed)
+        elif (key := seen.get(id(option))) is not None:
+            yield Finding(index, f"{word} is the same option as {key} in args", "write it once, in args")
     if values_due:
         yield Finding(len(extra_args) - 1, f"{extra_args[-1]} is followed by no value")
 

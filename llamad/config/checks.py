@@ -14,6 +14,8 @@ from llamad.host.address import TcpAddress
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 _ANY_HOST = ("0.0.0.0", "::")
+LEAST_MEMORY = 1 << 20
+"""Bytes below which no server can live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def server_problems(server: Written, gateway: GatewayConfig | None) -> Iterator[
     program = server.config.llama_server
     if program is not None and not is_program(program):
         yield server.problem(PROGRAM_WORDS.format(program), "llama_server")
+    yield from _sizes(server)
     if gateway is not None and server.fine("memory", "gpus"):
         yield from _budget(server, gateway)
 
@@ -164,28 +167,51 @@ def _budget(server: Written, gateway: GatewayConfig) -> Iterator[Problem]:
     if not budget:
         yield server.problem("means nothing without gateway.memory_budget", "memory", hint="such as {0: 22G}")
         return
-    gpus = server.config.gpus
-    needs: dict[int | str, int] = {}
-    if isinstance(need, Mapping):
-        needs = dict(need.items())
-    elif isinstance(gpus, tuple) and all(len(one) == 1 for one in gpus):
-        needs = {one[0]: need for one in gpus if isinstance(one[0], int)}
-    elif gpus == "none":
-        needs = {"host": need}
+    if not server.fine("replicas") or next(_devices(server), None) is not None:
+        return
     budgets: dict[int | str, int] = dict(budget.items())
-    for pool, size in needs.items():
+    for pool, size in server.config.memory_needs.items():
         path = ("memory", str(pool)) if isinstance(need, Mapping) else ("memory",)
         pool_name = pool if pool == "host" else f"GPU {pool}"
         if pool not in budgets:
-            yield server.problem(f"gateway.memory_budget has nothing for {pool_name}", *path)
+            counted = pool == "host" and not isinstance(need, Mapping) and server.config.gpus != "none"
+            hint = "a server that names no GPU by its index is counted there: give it gpus: [0]" if counted else None
+            yield server.problem(f"gateway.memory_budget has nothing for {pool_name}", *path, hint=hint)
         elif size > budgets[pool]:
             words = f"{format_size(size)} is more than gateway.memory_budget has for {pool_name}"
             yield server.problem(f"{words} ({format_size(budgets[pool])})", *path)
 
 
+def _sizes(server: Written) -> Iterator[Problem]:
+    """A size without a unit is bytes, and hardly ever meant so."""
+    limits, memory = server.config.limits, server.config.memory
+    written = {
+        ("limits", "memory_max"): limits.memory_max,
+        ("limits", "memory_high"): limits.memory_high,
+        ("memory",): None if isinstance(memory, Mapping) else memory,
+    }
+    for path, size in written.items():
+        if size is not None and size < LEAST_MEMORY and server.fine(path[0]):
+            yield server.problem(f"{size} bytes is too little for any server", *path, hint="write it with a unit: 20G")
+
+
+def _groups(servers: Sequence[Written]) -> Iterator[Problem]:
+    """Servers that are always on and may never run together."""
+    first: dict[str, Written] = {}
+    for server in servers:
+        config = server.config
+        if config.group is None or config.start != "always" or server.has("url") or not server.fine("group", "start"):
+            continue
+        other = first.setdefault(config.group, server)
+        if other is not server and not (config.may_make_way and other.config.may_make_way):
+            words = f"{other.name} is of this group and always on too: they can never run together"
+            yield server.problem(words, "group", hint="write start: on-demand for one of them")
+
+
 def shared_problems(servers: Sequence[Written], gateway: GatewayConfig | None) -> Iterator[Problem]:
     """What is wrong between servers: names, aliases, ports. `gateway` is None where its addresses could not be read."""
     yield from _aliases(servers)
+    yield from _groups(servers)
     taken = [
         (f"gateway.listen ({one})", one) for one in (gateway.listen if gateway else ()) if isinstance(one, TcpAddress)
     ]

@@ -164,6 +164,25 @@ class ServerConfig(Section):
         """Whether it may be stopped for another server's memory when idle."""
         return self.start == "on-demand" if self.evictable is None else self.evictable
 
+    @property
+    def memory_needs(self) -> dict[int | Literal["host"], int]:
+        """Bytes it takes of each budget. A plain size counts once on each GPU of each replica, or on the host where
+        it names none by index.
+        """
+        if self.memory is None:
+            return {}
+        if isinstance(self.memory, Mapping):
+            return dict(self.memory)
+        out: dict[int | Literal["host"], int] = {}
+        for index in range(self.replicas):
+            gpus = self.gpus_of(index)
+            pools: list[int | Literal["host"]] = []
+            if isinstance(gpus, tuple):
+                pools += [gpu for gpu in gpus if isinstance(gpu, int)]
+            for pool in pools or ["host"]:
+                out[pool] = out.get(pool, 0) + self.memory
+        return out
+
     def gpus_of(self, index: int) -> Literal["all", "none"] | tuple[int | str, ...] | None:
         """The GPUs of replica `index`; None leaves the choice to llama-server."""
         if self.gpus is None or isinstance(self.gpus, str):

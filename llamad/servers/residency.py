@@ -34,22 +34,6 @@ class Verdict:
     never: str | None = None
 
 
-def needs(config: ServerConfig) -> dict[Device, int]:
-    """Bytes a server takes of each device's budget. A plain size counts once on each GPU of each replica, or on the
-    host when it was given none."""
-    if config.memory is None:
-        return {}
-    if isinstance(config.memory, Mapping):
-        return dict(config.memory)
-    out: dict[Device, int] = {}
-    for index in range(config.replicas):
-        gpus = config.gpus_of(index)
-        devices: Iterable[Device] = [gpu for gpu in gpus if isinstance(gpu, int)] if isinstance(gpus, tuple) else ()
-        for device in devices or ("host",):
-            out[device] = out.get(device, 0) + config.memory
-    return out
-
-
 def room_for(wanted: ServerConfig, residents: Iterable[Resident], budget: Mapping[Device, int]) -> Verdict:
     """Decide who makes way for `wanted`: every idle member of its group, and then the least recently used idle
     servers until its memory fits each budget. A busy one is waited for, never cut."""
@@ -70,11 +54,11 @@ def _clear_group(rivals: list[Resident]) -> Verdict:
 
 
 def _fit(wanted: ServerConfig, others: list[Resident], budget: Mapping[Device, int]) -> Verdict:
-    need = {device: size for device, size in needs(wanted).items() if device in budget}
+    need = {device: size for device, size in wanted.memory_needs.items() if device in budget}
     for device, size in need.items():
         if size > budget[device]:
             return Verdict(never=f"needs {size} bytes of device {device}, whose memory_budget is {budget[device]}")
-    taken = {one.config.name: needs(one.config) for one in others}
+    taken = {one.config.name: one.config.memory_needs for one in others}
     over = {
         device: size + sum(use.get(device, 0) for use in taken.values()) - budget[device]
         for device, size in need.items()

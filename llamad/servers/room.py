@@ -9,7 +9,7 @@ from llamad.host.threads import aside
 from llamad.servers.around import Around
 from llamad.servers.board import Failure
 from llamad.servers.member import Member
-from llamad.servers.residency import Device, Resident, Verdict, needs, room_for
+from llamad.servers.residency import Device, Resident, Verdict, room_for
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN = 0.1
@@ -115,7 +115,7 @@ class Room:
         """Wait, bounded, until the devices really have what the server needs; skip those that do not tell."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + MEMORY_WAIT
-        for device, size in needs(config).items():
+        for device, size in config.memory_needs.items():
             while loop.time() < deadline:
                 free = await aside(self._around.memory_free, device)
                 if free is None or free >= size:

@@ -420,9 +420,11 @@ def test_a_problem_shows_its_place() -> None:
     assert isinstance(loaded.problems[0], Problem)
 
 
-def test_a_need_that_cannot_be_told_by_gpu_is_left_to_the_run(place: Place) -> None:
-    text = "gateway: {memory_budget: {0: 1G}}\nservers: {a: {model: m.gguf, gpus: all, memory: 6G}}"
-    assert server_of(place, text).memory == 6 << 30
+def test_a_need_that_cannot_be_told_by_gpu_is_counted_for_the_host(place: Place) -> None:
+    text = "gateway: {memory_budget: {host: 8G}}\nservers: {a: {model: m.gguf, gpus: all, memory: 6G}}"
+    assert server_of(place, text).memory_needs == {"host": 6 << 30}
+    (line,) = place.lines(place.load(text.replace("host: 8G", "0: 8G")))
+    assert line.startswith("2:49: servers.a.memory: gateway.memory_budget has nothing for host (")
 
 
 def test_empty_arguments_in_the_defaults(place: Place) -> None:

@@ -143,7 +143,7 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(10**20), 10**20)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text("abc 019:#-.é\n", max_size=8),
+    | st.text("abc 019:#-.é\n", max_size=8).filter(lambda text: not text.startswith("-.")),  # a number in YAML 1.2 only
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text("abc", min_size=1, max_size=4), inner, max_size=4)
     ),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from llamad.servers.residency import Resident, Verdict, needs, room_for
+from llamad.servers.residency import Resident, Verdict, room_for
 from tests.stories import a_server
 
 
@@ -30,7 +30,7 @@ def resident(name: str, *, idle: bool = True, used: float = 0.0, leaving: bool =
     ],
 )
 def test_what_a_server_needs(config: dict[str, Any], expected: dict[object, int]) -> None:
-    assert needs(a_server(**config)) == expected
+    assert a_server(**config).memory_needs == expected
 
 
 def test_without_group_and_memory_it_may_start() -> None:
