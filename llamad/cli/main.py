@@ -84,7 +84,7 @@ def _add_configuration(add: _Add) -> None:
     _json_option(check)
     _socket_option(add("plan", _plan, "what a reload would do now, and why, without doing it"))
     reload = add("reload", _reload, "apply the configuration; 78 where it is refused and nothing was changed")
-    _wait_option(reload, "answer once every touched server has settled; 1 where one failed")
+    _wait_option(reload, "answer once every server that should run has settled; 1 where one failed")
     _socket_option(reload)
     add("schema", _schema, "JSON Schema of the configuration, for editors")
 

@@ -26,7 +26,7 @@ class Settled:
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
     """What a reload did, or would do. `problems` are lines that did not refuse it (a new server's model is missing);
-    `settled` are the touched servers, empty where nobody waited; `settings` what changed beside servers, in words.
+    `settled` are the servers waited for, empty where nobody waited; `settings` what changed beside servers, in words.
     """
 
     steps: tuple[Step, ...]
@@ -47,8 +47,8 @@ class Operations(Protocol):
         ...
 
     async def reload(self, *, wait: bool) -> ReloadOutcome:
-        """Read and apply the configuration; returns once it is accepted, or with `wait` once every touched server
-        has settled. ConfigError where it is refused.
+        """Read and apply the configuration; returns once it is accepted, or with `wait` once every server has settled
+        that it touched, or that should run and had not come to what is wanted. ConfigError where it is refused.
         """
         ...
 
@@ -58,7 +58,8 @@ class Operations(Protocol):
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         """Want these servers running. All names are checked before anything is changed; one answer a server, in the
-        order asked. With `wait`, returns once each is ready, has failed or is stopped.
+        order asked. With `wait`, returns once each is ready, has failed or is stopped. LlamadError where llamad does
+        not run one of them.
         """
         ...
 

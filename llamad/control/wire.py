@@ -116,7 +116,7 @@ class SettledDocument(TypedDict):
 
 
 class ReloadDocument(TypedDict):
-    """What an accepted reload did. `servers` are those it touched, once settled; empty where nobody waited."""
+    """What an accepted reload did. `servers` are those waited for, once settled; empty where nobody waited."""
 
     steps: list[StepDocument]
     settings: list[str]
