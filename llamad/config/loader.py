@@ -263,8 +263,11 @@ class _Load:
                 node = self._top.get("gateway", "listen", index) or self._top.get("gateway", "listen") or self._top
                 words = f"{address.path} is a folder, not a socket"
                 self.problems.append(Problem(node.position, ".".join(path), words, ProblemKind.WORLD))
-        if head.control.socket is not None and head.control.socket.is_dir():
-            words = f"{head.control.socket} is a folder, not a socket"
+        control = head.control.socket
+        if control is not None and control.is_dir():
+            self._tell(("control", "socket"), f"{control} is a folder, not a socket", kind=ProblemKind.WORLD)
+        elif control is not None and not control.parent.parent.is_dir():
+            words = f"there is no folder {control.parent.parent}"
             self._tell(("control", "socket"), words, kind=ProblemKind.WORLD)
 
     def _ask_the_machine(self, server: Written, head: Typed[Config]) -> None:

@@ -104,7 +104,7 @@ async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[No
 @contextlib.contextmanager
 def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.socket, int | None]]:
     """A bound socket at `path` and the group whose members may connect: mode 0660 and `group` where this process may
-    give it away, else 0600 and None. The folder is made (0700) where it is missing; a stale socket is replaced.
+    give it away, else 0600 and None. The folder is made (0700) where only it is missing; a stale socket is replaced.
     LlamadError where another llamad answers there, or where the path cannot be used. At the end the socket is gone.
     """
     if len(os.fsencode(path)) > UNIX_PATH_LIMIT:
@@ -114,7 +114,7 @@ def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.so
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(path)
             _remove_stale(path)
             os.fchmod(sock.fileno(), 0o600)  # the file is made with it: never open to others, not for an instant
             sock.bind(str(path))
@@ -130,6 +130,17 @@ def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.so
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == inode:  # a llamad that came after us may have its own there
                     path.unlink()
+
+
+def _make_folder(path: Path) -> None:
+    """The socket's own folder and no other: what else is missing is more likely a slip of the pen than wanted."""
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        raise LlamadError(
+            f"cannot make the control socket {path}: there is no folder {path.parent.parent}",
+            hint="make it, or set control.socket to another path",
+        ) from None
 
 
 def _remove_stale(path: Path) -> None:

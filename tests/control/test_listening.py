@@ -59,6 +59,12 @@ def test_the_folder_is_made_for_the_user_alone(folder: Path) -> None:
         assert mode(folder / "llamad") == 0o700
 
 
+def test_no_other_folder_is_made(folder: Path) -> None:
+    with pytest.raises(LlamadError, match=f"c.sock: there is no folder {folder}/nonexist"):
+        control_socket(folder / "nonexist" / "dir" / "c.sock", group=None).__enter__()
+    assert list(folder.iterdir()) == []
+
+
 def test_a_socket_that_nobody_listens_on_is_replaced(folder: Path) -> None:
     a_listener(folder / "c.sock").close()
     with control_socket(folder / "c.sock", group=None) as (sock, _):
