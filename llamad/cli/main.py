@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -27,12 +28,23 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What writing to standard output fails with: a full disk, a terminal that has gone, a stream that was closed."""
 
 
+_UNKNOWN = re.compile(r"COMMAND: invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)")
+"""What argparse says of a command that it does not know."""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse ends with 2; sysexits' word for it is 64."""
 
     def error(self, message: str) -> NoReturn:
+        from difflib import get_close_matches
+
+        hint = f"{self.prog} --help"
+        if (unknown := _UNKNOWN.search(message)) is not None:
+            message = f"no command is called {unknown['word']!r}"
+            near = get_close_matches(unknown["word"], re.findall(r"[a-z]+", unknown["known"]), n=1, cutoff=0.7)
+            hint = f"did you mean {self.prog} {near[0]}?" if near else hint
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"llamad: {message}\nhint: {self.prog} --help\n")
+        self.exit(ExitCode.USAGE, f"llamad: {message}\nhint: {hint}\n")
 
 
 def parser() -> argparse.ArgumentParser:

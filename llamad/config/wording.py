@@ -26,6 +26,7 @@ _TYPES: Mapping[str, str] = {
     "tuple_type": "a list",
     "model_type": "a mapping (key: value)",
     "mapping_type": "a mapping (key: value)",
+    "dict_type": "a mapping (key: value)",
 }
 _BOUNDS: Mapping[str, tuple[str, str]] = {
     "greater_than_equal": ("at least", "ge"),

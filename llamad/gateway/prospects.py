@@ -71,7 +71,8 @@ def down_refusal(server: str, error: LlamadError) -> Refusal:
 
 def full_refusal(server: str, waiting: int) -> Refusal:
     """503: no room in the queue."""
-    message = f"{waiting} requests wait for {server} already (gateway.queue.size): ask again later"
+    wait = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+    message = f"{wait} for {server} already (gateway.queue.size): ask again later"
     return Refusal(503, "queue_full", message, RETRY_AFTER)
 
 

@@ -135,7 +135,7 @@ class _Reader:
             return "it is a git-lfs pointer, not the model itself: run git lfs pull"
         if begin.lstrip()[:1] == b"<":
             return "it is a web page, not a model: the download saved an error or login page"
-        return f"it is no GGUF file: it begins with {begin[:4]!r}"
+        return f"it is no GGUF file: it begins with {begin[:4].decode(errors='replace')!r}"
 
     # --- metadata
 

@@ -1,5 +1,6 @@
 """What a new configuration means for what runs: keep, retune, replace, start, add or stop. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from llamad.config.model import Config, ServerConfig
+from llamad.config.units import format_duration
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 
@@ -120,7 +122,17 @@ def _changes(path: str, old: Any, new: Any) -> Iterator[str]:
     elif path.startswith("env."):
         yield f"{path} changed"
     else:
-        yield f"{path} {_show(old)} -> {_show(new)}"
+        show = _show_duration if _is_duration(path) else _show
+        yield f"{path} {show(old)} -> {show(new)}"
+
+
+def _is_duration(path: str) -> bool:
+    """By the names that durations have in every section."""
+    return re.fullmatch(r"(?!args\.|env)(.*[._])?(timeout|interval|delay|after|every)", path) is not None
+
+
+def _show_duration(value: Any) -> str:
+    return format_duration(value) if isinstance(value, float) else _show(value)
 
 
 def _show(value: Any) -> str:

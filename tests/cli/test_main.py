@@ -55,7 +55,7 @@ def test_help_lists_every_command(capsys: Captured) -> None:
     ("argv", "said"),
     [
         ([], "COMMAND"),
-        (["explode"], "invalid choice: 'explode'"),
+        (["explode"], "no command is called 'explode'"),
         (["stop"], "NAME"),
         (["start", "a", ""], "a server's name is not empty"),
         (["logs", ""], "a server's name is not empty"),
@@ -77,6 +77,12 @@ def test_what_cannot_be_understood_is_64(argv: list[str], said: str, capsys: Cap
     assert said in err
     assert "usage: llamad" in err
     assert "--help" in err
+
+
+def test_a_slip_of_the_pen_in_a_command_is_recognised(capsys: Captured) -> None:
+    assert usage(["chekc"]) == 64
+    err = capsys.readouterr().err
+    assert err.endswith("llamad: no command is called 'chekc'\nhint: did you mean llamad check?\n")
 
 
 def test_the_configuration_is_the_systems_unless_another_is_named() -> None:

@@ -90,8 +90,8 @@ def array(kind: int, count: int) -> bytes:
 
 BROKEN: list[tuple[str, bytes, str]] = [
     ("empty", b"", "it is empty"),
-    ("short", b"GG", "it is no GGUF file: it begins with b'GG'"),
-    ("magic", b"GGML\3\0\0\0", "it is no GGUF file: it begins with b'GGML'"),
+    ("short", b"GG", "it is no GGUF file: it begins with 'GG'"),
+    ("magic", b"GGML\3\0\0\0", "it is no GGUF file: it begins with 'GGML'"),
     ("html", b"\n<!DOCTYPE html><html>", "it is a web page, not a model: the download saved an error or login page"),
     (
         "lfs",

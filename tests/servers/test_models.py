@@ -66,7 +66,7 @@ def test_broken_and_unreadable_files_are_marked(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.gguf")
     found = by_name(tmp_path)
     assert {name: one.problem for name, one in found.items()} == {
-        "bad": "it is no GGUF file: it begins with b'nons'",
+        "bad": "it is no GGUF file: it begins with 'nons'",
         "loop": "it cannot be read: Too many levels of symbolic links",
         "gone": "it is a link to a file that is not there",
         "fifo": "it is no regular file",

@@ -67,9 +67,9 @@ def test_equal_is_kept() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ({}, {"stop": StopPolicy(term_timeout=5)}, "stop.term_timeout 10.0 -> 5.0"),
+        ({}, {"stop": StopPolicy(term_timeout=5)}, "stop.term_timeout 10s -> 5s"),
         ({}, {"health": HealthPolicy(failures=9)}, "health.failures 3 -> 9"),
-        ({}, {"idle_timeout": 5.0}, "idle_timeout unset -> 5.0"),
+        ({}, {"idle_timeout": 5.0}, "idle_timeout unset -> 5s"),
         ({"aliases": ("x", "y")}, {}, "aliases [x, y] -> []"),
         ({}, {"evictable": True}, "evictable unset -> on"),
         ({"evictable": False}, {"memory": {0: 5}}, "memory unset -> {0: 5}, evictable off -> unset"),
