@@ -107,9 +107,10 @@ class Verbs(operations.Operations):
         folder = self._models_dir()
         served = await what_is_served(self._fleet.intents, self._fleet.board, self._prober, self._key_of)
         try:
-            return wire.models_document(folder, await asyncio.to_thread(scan, folder), served)
+            files = await asyncio.to_thread(scan, folder)
+            return wire.models_document(folder, files, served, configs=self._fleet.configs)
         except ModelsFolderError as error:
-            return wire.models_document(folder, (), served, error=str(error))
+            return wire.models_document(folder, (), served, configs=self._fleet.configs, error=str(error))
 
     async def devices(self) -> wire.DevicesDocument:
         """See Operations."""

@@ -122,9 +122,9 @@ def models_in(folder: Path) -> ModelsDocument:
     from llamad.servers.models import ModelsFolderError, scan
 
     try:
-        return models_document(folder, scan(folder), {})
+        return models_document(folder, scan(folder), {}, configs={})
     except ModelsFolderError as error:
-        return models_document(folder, (), {}, error=str(error))
+        return models_document(folder, (), {}, configs={}, error=str(error))
 
 
 def devices_here() -> DevicesDocument:

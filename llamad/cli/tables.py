@@ -199,7 +199,7 @@ def served_table(models: Document) -> Table:
     rows = tuple(
         (
             one["server"],
-            printable(", ".join(one["names"])) or "-",
+            printable(", ".join(dict.fromkeys((*one["names"], *one["aliases"])))) or "-",
             _or_dash(one["context"]),
             _or_dash(one["slots"]),
             ", ".join(one["modalities"]) or "-",

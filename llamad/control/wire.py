@@ -161,10 +161,13 @@ class ModelFileDocument(TypedDict):
 
 
 class ServedDocument(TypedDict):
-    """What a server says it serves; `source` is `server`, or `file` where its model's header speaks for it."""
+    """What a server says it serves; `source` is `server`, or `file` where its model's header speaks for it. `aliases`
+    are those that the configuration gives it.
+    """
 
     server: str
     names: list[str]
+    aliases: list[str]
     path: str | None
     context: int | None
     slots: int | None
@@ -378,9 +381,16 @@ def log_document(*, at: float, level: int, replica: int, text: str, lost: int = 
 
 
 def models_document(
-    folder: Path, files: Iterable[ModelFile], served: Mapping[str, Served], *, error: str | None = None
+    folder: Path,
+    files: Iterable[ModelFile],
+    served: Mapping[str, Served],
+    *,
+    configs: Mapping[str, ServerConfig],
+    error: str | None = None,
 ) -> ModelsDocument:
-    """The models of `folder`, and what is served by server name; `error` where the folder could not be read."""
+    """The models of `folder`, and what is served by the name of a server of `configs`; `error` where the folder could
+    not be read.
+    """
     return {
         "models_dir": str(folder),
         "error": error,
@@ -389,6 +399,7 @@ def models_document(
             {
                 "server": server,
                 "names": list(one.names),
+                "aliases": list(configs[server].aliases) if server in configs else [],
                 "path": one.path,
                 "context": one.context,
                 "slots": one.slots,

@@ -163,7 +163,7 @@ async def test_models(capsys: Captured) -> None:
         assert json.loads(capsys.readouterr().out)["files"][0]["quantization"] == "Q4_K_M"
     files, served = out.split("\n\n")
     assert files.splitlines()[1].split()[:3] == ["qwen.gguf", "qwen3", "3G"]
-    assert served.splitlines()[1].split() == ["qwen", "qwen", "8192", "4", "-", "server"]
+    assert served.splitlines()[1].split() == ["qwen", "qwen,", "q", "8192", "4", "-", "server"]
 
 
 async def test_devices(capsys: Captured) -> None:

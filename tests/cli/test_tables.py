@@ -209,7 +209,8 @@ def test_models() -> None:
         ModelFile(Path("/m/x.gguf"), "x", Kind.MODEL, 3, (path,), problem="no GGUF", templates=(Path("/m/x.jinja"),)),
     ]
     served = {"qwen": Served(("q", "default"), "server", 8192, 4, "/m/a/q.gguf", modalities=("vision",))}
-    models = models_document(Path("/m/"), files, served)
+    configs = {"qwen": ServerConfig(name="qwen", model=path, aliases=("default", "coder"))}
+    models = models_document(Path("/m/"), files, served, configs=configs)
     assert list(models_table(models).plain()) == [
         "FILE      ARCHITECTURE  SIZE  QUANTISATION  CONTEXT  TEMPLATE   SERVERS  NOTE",
         "a/q.gguf  qwen3           5G  Q4_K_M          40960  built in   qwen     2 parts; with projector",
@@ -217,8 +218,8 @@ def test_models() -> None:
         "x.gguf    -                3  -                   -  beside it  -        broken: no GGUF",
     ]
     assert list(served_table(models).plain()) == [
-        "SERVER  SERVES      CONTEXT  SLOTS  MODALITIES  SOURCE",
-        "qwen    q, default     8192      4  vision      server",
+        "SERVER  SERVES             CONTEXT  SLOTS  MODALITIES  SOURCE",
+        "qwen    q, default, coder     8192      4  vision      server",
     ]
 
 
@@ -251,6 +252,6 @@ def test_the_status_on_a_narrow_terminal() -> None:
 def test_a_models_name_is_never_broken() -> None:
     name = "Qwen3-Coder-30B-A3B-Instruct-UD-Q4_K_XL-00001-of-00002.gguf"
     files = [ModelFile(Path(f"/m/{name}"), "q", Kind.MODEL, 5 << 30, (), None, problem="no GGUF")]
-    table, below = fitted(models_table(models_document(Path("/m/"), files, {})), 40)
+    table, below = fitted(models_table(models_document(Path("/m/"), files, {}, configs={})), 40)
     assert list(table.plain()) == ["FILE", name]
     assert below == [f"{name}:", "  broken: no GGUF"]

@@ -179,7 +179,8 @@ class FakeOperations:
         header = Header(3, 1, "qwen3", "Qwen3", quantization="Q4_K_M", context_length=40960, chat_template=True)
         path = Path("/m/qwen.gguf")
         file = ModelFile(path, "qwen", Kind.MODEL, 3 << 30, (path,), header)
-        return models_document(Path("/m"), [file], {"qwen": Served(("qwen",), "server", 8192, 4, "/m/qwen.gguf")})
+        served = {"qwen": Served(("qwen",), "server", 8192, 4, "/m/qwen.gguf")}
+        return models_document(Path("/m"), [file], served, configs={"qwen": self._config("qwen")})
 
     async def devices(self) -> DevicesDocument:
         gpu = Gpu(Vendor.NVIDIA, index=0, name="L4", memory_total=24 << 30, nodes=(Path("/dev/nvidia0"),))

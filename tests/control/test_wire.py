@@ -272,7 +272,7 @@ def test_models() -> None:
     )
     bad = ModelFile(Path("/m/x.gguf"), "x", Kind.MODEL, 1, (Path("/m/x.gguf"),), problem="no GGUF")
     serves = Served(("q", "default"), "server", 8192, 4, "/m/q", "Q4_K_M", 8_000_000_000, ("vision",))
-    shown = models_document(Path("/m"), [good, bad], {"qwen": serves})
+    shown = models_document(Path("/m"), [good, bad], {"qwen": serves}, configs={"qwen": a_view(aliases=["x"]).config})
     assert (shown["models_dir"], shown["error"]) == ("/m", None)
     assert shown["files"][0] == {
         "name": "q",
@@ -295,6 +295,7 @@ def test_models() -> None:
         {
             "server": "qwen",
             "names": ["q", "default"],
+            "aliases": ["x"],
             "path": "/m/q",
             "context": 8192,
             "slots": 4,
@@ -304,7 +305,7 @@ def test_models() -> None:
             "source": "server",
         }
     ]
-    assert models_document(Path("/m"), [], {}, error="closed")["error"] == "closed"
+    assert models_document(Path("/m"), [], {}, configs={}, error="closed")["error"] == "closed"
 
 
 def test_the_shapes_need_neither_aiohttp_nor_pydantic() -> None:
