@@ -5,12 +5,16 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from typing import cast
 
 import pytest
 
-from llamad.config.model import StopPolicy
-from llamad.front import changed_keys, drain, farewell
+from llamad.config.model import Config, GatewayConfig, StopPolicy
+from llamad.front import Front, changed_keys, drain, farewell
+from llamad.gateway.gateway import Gateway
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys
+from llamad.host.notify import Notifier, SystemdEnvironment
+from llamad.host.pulse import Pulse
 from llamad.servers.board import ReplicaKey
 from llamad.servers.fleet import Fleet
 from tests.stories import a_fleet, a_world, an_intent, tell
@@ -112,3 +116,41 @@ def test_a_server_on_its_way_out_has_its_requests_in_hand_too() -> None:
             assert fleet.in_hand() == (0, 0.0)
 
     tell(story)
+
+
+class Stumbling:
+    """A gateway whose first change meets a bug."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, list[int]] = {}
+        self.applied: list[GatewayConfig] = []
+
+    async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
+        self.applied.append(settings)
+        if len(self.applied) == 1:
+            raise ZeroDivisionError
+
+    def stuck(self, now: float) -> str | None:
+        return None
+
+
+def test_a_bug_costs_one_change_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with two_servers() as (fleet, _):
+            pulse = Pulse(asyncio.get_running_loop().time)
+            front = Front(
+                fleet, {}, Notifier(SystemdEnvironment()), pulse, external_key=lambda _: None, changed=lambda: None
+            )
+            gateway = Stumbling()
+            following = asyncio.ensure_future(front._follow(cast(Gateway, gateway)))
+            for number in (1, 2):
+                front.accept(Config(servers={}))
+                await asyncio.sleep(1)
+                assert len(gateway.applied) == number
+            assert not following.done()
+            following.cancel()
+            await asyncio.wait((following,))
+
+    tell(story)
+    (record,) = [one for one in caplog.records if one.exc_info]
+    assert "in part only" in record.getMessage()
