@@ -16,17 +16,25 @@ class ExitCode(IntEnum):
 
 
 class LlamadError(Exception):
-    """Something an operator can mend: `message` says what is wrong and where, `hint` what to do about it."""
+    """Something an operator can mend: `message` says what is wrong and where, `hint` what to do about it, and
+    `problems` are lines that say more, each complete.
+    """
 
     exit_code = ExitCode.FAILED
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, problems: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.problems = problems
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+        return with_hint(self.message, self.hint)
+
+
+def with_hint(message: str, hint: str | None) -> str:
+    """Both in one line."""
+    return message if hint is None else f"{message} ({hint})"
 
 
 class UsageError(LlamadError):
@@ -36,13 +44,9 @@ class UsageError(LlamadError):
 
 
 class ConfigError(LlamadError):
-    """The configuration was not accepted; nothing was changed. `problems` are the lines that say why, each complete."""
+    """The configuration was not accepted; nothing was changed. `problems` say why."""
 
     exit_code = ExitCode.CONFIG
-
-    def __init__(self, message: str, *, hint: str | None = None, problems: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
-        self.problems = problems
 
 
 class UnavailableError(LlamadError):

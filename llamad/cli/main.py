@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from llamad.cli.terminal import complain, warn
 
         with suppress(OSError):  # nobody can be told that the place for errors is full
-            warn(getattr(error, "problems", ()))
+            warn(error.problems)
             complain(error)
         return error.exit_code
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from typing import Any
 
 from llamad.cli.layout import Table, printable
 from llamad.config.units import format_duration, format_size
+from llamad.errors import with_hint
 
 Document = Mapping[str, Any]
 
@@ -63,11 +64,6 @@ def note(server: Document, replica: Document) -> str:
 def _remarks(server: Document) -> str:
     """Why it is stopped, and what else there is to know of it."""
     return "; ".join(text for text in (server["reason"], server["notice"]) if text is not None)
-
-
-def with_hint(message: str, hint: str | None) -> str:
-    """`message (hint)`."""
-    return message if hint is None else f"{message} ({hint})"
 
 
 def gpus_text(gpus: str | Sequence[str | int] | None) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from llamad.errors import with_hint
+
 
 class ProblemKind(Enum):
     """What a problem stops."""
@@ -46,7 +48,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.position}: {self.path}: " if self.path else f"{self.position}: "
-        return where + self.message + (f" ({self.hint})" if self.hint else "")
+        return where + with_hint(self.message, self.hint)
 
 
 def told(problems: Iterable[Problem]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from llamad.control.wire import (
     ReloadDocument,
     SettledDocument,
     StatusDocument,
+    VerbDocument,
     error_document,
     settled_document,
     step_document,
@@ -161,7 +162,8 @@ class _Api:
         for name in names:
             _tell_order(request, verb, server=name)
         settled = await verbs[verb](names, wait=wait)
-        return web.json_response({"servers": _settled_documents(settled)})
+        answer: VerbDocument = {"servers": _settled_documents(settled)}
+        return web.json_response(answer)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "n", "follow")

@@ -30,9 +30,8 @@ class RefusedError(LlamadError):
     """What the daemon answered instead of doing it: its message, hint, exit code and problem lines."""
 
     def __init__(self, message: str, *, hint: str | None, exit_code: ExitCode, problems: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, problems=problems)
         self.exit_code = exit_code
-        self.problems = problems
 
 
 def find_socket(given: Path | None, environ: Mapping[str, str], *, uid: int, system: Path = SYSTEM_SOCKET) -> Path:

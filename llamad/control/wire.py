@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
-from llamad.errors import ConfigError, LlamadError
+from llamad.errors import LlamadError
 from llamad.servers.state import State, together
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class DevicesDocument(TypedDict):
 
 
 class ErrorBody(TypedDict):
-    """What an operator reads; `exit_code` is what the command ends with."""
+    """What an operator reads; `exit_code` is what the command ends with, `problems` are lines that say more."""
 
     message: str
     hint: str | None
@@ -457,6 +457,6 @@ def devices_document(devices: Devices, seen: Mapping[str, Sequence[str]]) -> Dev
 def error_document(error: LlamadError) -> ErrorDocument:
     """An error an operator can mend."""
     body: ErrorBody = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
-    if isinstance(error, ConfigError):
+    if error.problems:
         body["problems"] = list(error.problems)
     return {"error": body}
