@@ -245,12 +245,18 @@ def _aliases(servers: Sequence[Written]) -> Iterator[Problem]:
                 yield server.problem(f"{alias!r} is in the list twice", "aliases", index)
 
 
+def listen_entry(top: Node, index: int) -> tuple[Node, str]:
+    """Where an address of gateway.listen is written, which may be a list or a single one, and its path."""
+    if (entry := top.get("gateway", "listen", index)) is not None:
+        return entry, f"gateway.listen.{index}"
+    return top.get("gateway", "listen") or top, "gateway.listen"
+
+
 def gateway_problems(top: Node, gateway: GatewayConfig, *, has_keys: bool) -> Iterator[Problem]:
     """Whether the gateway may listen where it is told to."""
     seen: set[str] = set()
     for index, address in enumerate(gateway.listen):
-        node = top.get("gateway", "listen", index) or top.get("gateway", "listen") or top
-        path = "gateway.listen" if top.get("gateway", "listen", index) is None else f"gateway.listen.{index}"
+        node, path = listen_entry(top, index)
         if str(address) in seen:
             yield Problem(node.position, path, f"{address} is in the list twice")
         seen.add(str(address))

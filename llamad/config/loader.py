@@ -11,6 +11,7 @@ from llamad.config.checks import (
     Written,
     gateway_problems,
     is_program,
+    listen_entry,
     server_problems,
     shared_problems,
 )
@@ -256,13 +257,11 @@ class _Load:
 
     def _check_sockets(self, gateway: GatewayConfig, head: Config) -> None:
         """A unix socket cannot be put in the place of a folder."""
-        listed = self._top.get("gateway", "listen", 0) is not None
         for index, address in enumerate(gateway.listen):
             if isinstance(address, UnixAddress) and address.path.is_dir():
-                path = ("gateway", "listen", *((str(index),) if listed else ()))
-                node = self._top.get("gateway", "listen", index) or self._top.get("gateway", "listen") or self._top
+                node, path = listen_entry(self._top, index)
                 words = f"{address.path} is a folder, not a socket"
-                self.problems.append(Problem(node.position, ".".join(path), words, ProblemKind.WORLD))
+                self.problems.append(Problem(node.position, path, words, ProblemKind.WORLD))
         control = head.control.socket
         if control is not None and control.is_dir():
             self._tell(("control", "socket"), f"{control} is a folder, not a socket", kind=ProblemKind.WORLD)
