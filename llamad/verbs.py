@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamad import __version__
 from llamad.config.model import ServerConfig
-from llamad.control import operations, wire
+from llamad.control import documents, operations, wire
 from llamad.control.operations import ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.errors import LlamadError, UnknownServerError
@@ -50,7 +50,7 @@ class Verbs(operations.Operations):
         self._begin_upgrade = begin_upgrade
         self._gateway_problem = gateway_problem
 
-    def status(self, server: str | None) -> wire.StatusDocument:
+    def status(self, server: str | None) -> documents.StatusDocument:
         """See Operations."""
         names = list(self._fleet.configs) if server is None else [self._known(server)]
         return wire.status_document(
@@ -62,7 +62,7 @@ class Verbs(operations.Operations):
             gateway_problem=self._gateway_problem(),
         )
 
-    def watch(self, server: str | None) -> AsyncGenerator[wire.StatusDocument, None]:
+    def watch(self, server: str | None) -> AsyncGenerator[documents.StatusDocument, None]:
         """See Operations."""
         return watch(self._fleet.board, lambda: self.status(server))
 
@@ -92,7 +92,7 @@ class Verbs(operations.Operations):
         """See Operations."""
         return await self._each(self._fleet.restart, servers, wait=wait)
 
-    async def logs(self, server: str, *, last: int | None, follow: bool) -> AsyncGenerator[wire.LogDocument, None]:
+    async def logs(self, server: str, *, last: int | None, follow: bool) -> AsyncGenerator[documents.LogDocument, None]:
         """See Operations."""
         output = self._fleet.output(self._known(server))
         async with output.follow() as news:
@@ -102,7 +102,7 @@ class Verbs(operations.Operations):
                 async for line in news:
                     yield _line(line, news.take_lost())
 
-    async def models(self) -> wire.ModelsDocument:
+    async def models(self) -> documents.ModelsDocument:
         """See Operations."""
         folder = self._models_dir()
         served = await what_is_served(self._fleet.intents, self._fleet.board, self._prober, self._key_of)
@@ -112,7 +112,7 @@ class Verbs(operations.Operations):
         except ModelsFolderError as error:
             return wire.models_document(folder, (), served, configs=self._fleet.configs, error=str(error))
 
-    async def devices(self) -> wire.DevicesDocument:
+    async def devices(self) -> documents.DevicesDocument:
         """See Operations."""
         seen = await devices_seen(self._fleet.intents.values())
         return wire.devices_document(await asyncio.to_thread(_devices), seen)
@@ -206,7 +206,7 @@ def _devices() -> Devices:
     return devices if nvml is None else with_figures(devices, nvml_gpus(nvml))
 
 
-def _line(line: Line, lost: int) -> wire.LogDocument:
+def _line(line: Line, lost: int) -> documents.LogDocument:
     return wire.log_document(at=line.at, level=line.level, replica=line.replica, text=line.text, lost=lost)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamad.cli.terminal import warn
-from llamad.control.wire import DevicesDocument, ModelsDocument, devices_document, models_document
+from llamad.control.documents import DevicesDocument, ModelsDocument
+from llamad.control.wire import devices_document, models_document
 from llamad.errors import ExitCode
 from llamad.host.dirs import Directories, directories
 

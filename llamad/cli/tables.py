@@ -1,4 +1,4 @@
-"""What the daemon says, as tables and lines of text. Pure: documents in the shapes of `llamad.control.wire` go in."""
+"""What the daemon says, as tables and lines of text. Pure: documents (`llamad.control.documents`) go in."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

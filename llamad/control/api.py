@@ -10,20 +10,18 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from llamad.control.listening import control_socket, serving
-from llamad.control.operations import Operations, ReloadOutcome, Settled
-from llamad.control.peers import GROUP, group_id, may_control, peer_of
-from llamad.control.wire import (
+from llamad.control.documents import (
     LogDocument,
     PlanDocument,
     ReloadDocument,
     SettledDocument,
     StatusDocument,
     VerbDocument,
-    error_document,
-    settled_document,
-    step_document,
 )
+from llamad.control.listening import control_socket, serving
+from llamad.control.operations import Operations, ReloadOutcome, Settled
+from llamad.control.peers import GROUP, group_id, may_control, peer_of
+from llamad.control.wire import error_document, settled_document, step_document
 from llamad.errors import (
     ConfigError,
     LlamadError,

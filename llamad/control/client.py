@@ -1,6 +1,6 @@
 """The client of the control socket, on the standard library only: it has to start in a moment.
 
-It takes what it is answered as plain dictionaries in the shapes of `wire.py`, and turns refusals into LlamadErrors.
+It takes what it is answered as dictionaries (`documents.py` has their shapes), and turns refusals into LlamadErrors.
 """
 
 import errno

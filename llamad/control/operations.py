@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from llamad.control.wire import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
+from llamad.control.documents import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
 from llamad.servers.board import Failure
 from llamad.servers.plan import Step
 from llamad.servers.state import State

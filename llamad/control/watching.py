@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from llamad.control.wire import StatusDocument
+from llamad.control.documents import StatusDocument
 from llamad.servers.board import Board, Change
 
 

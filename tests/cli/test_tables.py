@@ -17,14 +17,8 @@ from llamad.cli.tables import (
     status_table,
 )
 from llamad.config.model import ServerConfig
-from llamad.control.wire import (
-    ConfigView,
-    ServerView,
-    StatusDocument,
-    devices_document,
-    models_document,
-    status_document,
-)
+from llamad.control.documents import StatusDocument
+from llamad.control.wire import ConfigView, ServerView, devices_document, models_document, status_document
 from llamad.host.address import UnixAddress
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.gguf import Header

@@ -11,16 +11,13 @@ from typing import TypeVar
 
 from llamad.config.model import ServerConfig
 from llamad.control.api import Admit, application
+from llamad.control.documents import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
 from llamad.control.listening import control_socket, serving
 from llamad.control.operations import ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.control.wire import (
     ConfigView,
-    DevicesDocument,
-    LogDocument,
-    ModelsDocument,
     ServerView,
-    StatusDocument,
     devices_document,
     log_document,
     models_document,

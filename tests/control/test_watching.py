@@ -2,8 +2,9 @@
 
 import asyncio
 
+from llamad.control.documents import StatusDocument
 from llamad.control.watching import watch
-from llamad.control.wire import ConfigView, StatusDocument, status_document
+from llamad.control.wire import ConfigView, status_document
 from llamad.servers.board import Board, Replica, ReplicaKey
 from llamad.servers.state import State
 
