@@ -171,3 +171,9 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
     node, problems = parse_tree(FILE, text)
     assert node is None or node.position.file == FILE
     assert all(one.position.line >= 1 and one.position.column >= 1 for one in problems)
+
+
+@pytest.mark.parametrize("text", ['{a: 1} "x"', "[a] b"])
+def test_what_is_none_of_the_usual_mistakes_has_the_parsers_words(text: str) -> None:
+    (line,) = said(text)
+    assert line.endswith("this is not valid YAML: expected '<document start>', but found '<scalar>'")

@@ -55,7 +55,7 @@ def test_a_policy_is_taken_over_without_a_new_process() -> None:
             async with a_fleet(world, an_intent("a", stop=StopPolicy(drain_timeout=3000))) as fleet:
                 await fleet.settled(["a"])
                 plan = fleet.apply(by_name(an_intent("a", stop=StopPolicy(drain_timeout=2))))
-                assert [str(step) for step in plan] == ["retune a: stop.drain_timeout 3000.0 -> 2.0"]
+                assert [str(step) for step in plan] == ["retune a: stop.drain_timeout 50m -> 2s"]
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1000]
                 fleet.traffic("a").begin(fleet.board.of("a")[0].key)
