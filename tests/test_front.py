@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_bug_costs_one_change_and_is_logged(caplog: pytest.LogCaptureFixture) 
             gateway = Stumbling()
             following = asyncio.ensure_future(front._follow(cast(Gateway, gateway)))
             for number in (1, 2):
-                front.accept(Config(servers={}))
+                front.accept(Config(models_dir=Path("/")))
                 await asyncio.sleep(1)
                 assert len(gateway.applied) == number
             assert not following.done()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llamad.config.problems import Problem
 
 
+_SHOWN = 3
+"""Positions that the line which sums up names at most."""
+
+
 def check(file: Path, *, as_json: bool) -> int:
     """`llamad check`: every problem on standard error, a line each, then one that says what comes of them; 0 or 78."""
     from llamad.config.loader import load
@@ -56,8 +60,9 @@ def _verdict(problems: "Sequence[Problem]") -> str:
     elif not refusing:
         end = "the configuration is accepted all the same, and what this concerns does not work until it is mended"
     else:
-        places = dict.fromkeys(str(one.position) for one in problems if one.kind is ProblemKind.WORLD)
-        end = f"the configuration is refused, though not for {', '.join(places)}"
+        places = list(dict.fromkeys(str(one.position) for one in problems if one.kind is not ProblemKind.WORLD))
+        because = ", ".join(places) if len(places) <= _SHOWN else f"{refusing} of them"
+        end = f"the configuration is refused because of {because}"
     return f"{_counted(len(lines), 'problem')}: {end}"
 
 

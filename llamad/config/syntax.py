@@ -3,7 +3,10 @@ it noticed, not to where the mistake is. Pure.
 """
 
 import re
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -61,6 +64,12 @@ def _above(lines: list[str], line: int) -> int | None:
     return next((at for at in range(min(line, len(lines)) - 1, -1, -1) if lines[at].split("#")[0].strip()), None)
 
 
+def _tokens(text: str) -> Iterator[yaml.Token]:
+    """The tokens as far as there are any."""
+    with suppress(yaml.YAMLError):
+        yield from yaml.scan(text, Loader=yaml.SafeLoader)
+
+
 def _unclosed_quote(text: str, _lines: list[str], error: yaml.MarkedYAMLError, _line: int, _column: int) -> Said | None:
     problem, opened = str(error.problem), error.context_mark
     if problem == "found unexpected end of stream" and opened is not None:
@@ -68,13 +77,9 @@ def _unclosed_quote(text: str, _lines: list[str], error: yaml.MarkedYAMLError, _
     mark = error.problem_mark
     if "'<scalar>'" not in problem or mark is None:
         return None
-    quoted = None
-    with suppress(yaml.YAMLError):
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if token.start_mark.index >= mark.index:
-                break
-            quoted = token if isinstance(token, yaml.ScalarToken) and token.style in ("'", '"') else None
-    if quoted is None:
+    before = deque(takewhile(lambda token: token.start_mark.index < mark.index, _tokens(text)), maxlen=1)
+    quoted = before.pop() if before else None
+    if not isinstance(quoted, yaml.ScalarToken) or quoted.style not in ("'", '"'):
         return None
     first, last = quoted.start_mark, quoted.end_mark
     if first.line == last.line:

@@ -44,9 +44,17 @@ def test_every_problem_is_a_line_and_78(folder: Path, capsys: Captured) -> None:
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert lines[-1] == f"2 problems: the configuration is refused, though not for {file}:4:14"
-    assert lines[0].startswith(f"{file}:3:")
+    where = ":".join(lines[0].split(":")[:3])
+    assert lines[-1] == f"2 problems: the configuration is refused because of {where}"
+    assert where.startswith(f"{file}:3:")
     assert "prot" in lines[0]
+
+
+def test_what_sums_up_is_short(folder: Path, capsys: Captured) -> None:
+    wrong = ", ".join(f"x{number}: 1" for number in range(4))
+    file = a_file(folder, f"  a: {{model: {folder}/m.gguf, {wrong}}}\n  b: {{model: {folder}/gone.gguf}}\n")
+    assert main(["check", "--config", str(file)]) == 78
+    assert capsys.readouterr().err.endswith("\n5 problems: the configuration is refused because of 4 of them\n")
 
 
 def test_a_model_that_is_not_there_is_a_problem_too(folder: Path, capsys: Captured) -> None:
