@@ -1,7 +1,9 @@
 """The openai and anthropic clients from PyPI, as a person uses them, against the gateway over a real model."""
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,24 @@ def test_openai_a_stream_that_is_left_frees_its_slot(gpt: openai.OpenAI, llamad:
     ) as stream:
         next(iter(stream))
     llamad.until("chat", lambda replica: replica["in_flight"] == 0)
+
+
+def drained(stream: Iterable[object], llamad: Llamad) -> int:
+    """Read a stream to its end, with a SIGKILL of the server behind it after the third event; how many events came."""
+    number = 0
+    for number, _ in enumerate(stream, 1):
+        if number == 3:
+            os.kill(llamad.replica("chat")["pid"], signal.SIGKILL)
+    return number
+
+
+def test_openai_a_stream_whose_server_dies_raises(gpt: openai.OpenAI, llamad: Llamad) -> None:
+    asked: Any = [{"role": "user", "content": QUESTION}]
+    stream = gpt.chat.completions.create(model="chat", messages=asked, stream=True, max_tokens=2000)
+    with pytest.raises(openai.APIError, match="the server closed the connection in the middle of its answer"):
+        drained(stream, llamad)
+    again = gpt.chat.completions.create(model="chat", messages=asked, max_tokens=4)
+    assert again.choices[0].message.content
 
 
 def test_openai_completion_and_responses(gpt: openai.OpenAI) -> None:
@@ -175,6 +195,13 @@ def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
     assert len(pieces) > 3
     assert "Paris" in "".join(pieces)
     assert final.stop_reason in {"end_turn", "max_tokens"}
+
+
+def test_anthropic_a_stream_whose_server_dies_raises(claude: anthropic.Anthropic, llamad: Llamad) -> None:
+    asked: Any = [{"role": "user", "content": QUESTION}]
+    stream = claude.messages.create(model="chat", messages=asked, stream=True, max_tokens=2000)
+    with pytest.raises(anthropic.APIStatusError, match="the server closed the connection in the middle of its answer"):
+        drained(stream, llamad)
 
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
