@@ -9,6 +9,7 @@ compared, figures of two runs on a busy machine cannot. With --strict, a share b
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of each kind of work, in turn over all; medians count")
     parser.add_argument("--strict", action="store_true", help="end with 1 where a share is below its aim")
     options = parser.parse_args()
+    print(f"Python {platform.python_version()} ({sys.executable}), uvloop {version('uvloop')}")
     with tempfile.TemporaryDirectory(prefix="gw", dir="/tmp") as name:
         good = speed(Path(name), options.rounds)
         memory(Path(name))
