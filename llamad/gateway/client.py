@@ -257,6 +257,9 @@ class Client(asyncio.Protocol):
         """
         limits = self._shared.limits
         self._stage = Stage.LEAVING
+        if len(self.buffer) > _MAX_AHEAD:
+            self._transport.resume_reading()
+        self.buffer = b""
         self.deadline = self._shared.loop.time() + (limits.linger if lingering else limits.body_timeout)
         if lingering and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()

@@ -1,6 +1,7 @@
 """Clients that send ahead of the answers, or do not read them: what they are given, and what they cannot take."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from llamad.gateway.client import Client
 from llamad.gateway.shared import Limits
 from llamad.gateway.types import Answer
 from llamad.host.address import UnixAddress
@@ -64,7 +66,7 @@ async def test_who_does_not_read_is_answered_no_further(gate: Gate) -> None:
     with a_slow_reader(gate) as sock:
         sock.sendall(get("/local") * 100)
         (client,) = await some_clients(gate)
-        await gate.until(lambda: client.writing_paused)  # type: ignore[attr-defined]
+        await gate.until(lambda: client.writing_paused)
         begun = gate.rules.begun
         for _ in range(100):
             await asyncio.sleep(0)
@@ -110,14 +112,14 @@ async def test_who_half_closes_and_does_not_read_is_dropped(impatient: Gate, ori
     with a_slow_reader(impatient) as sock:
         sock.sendall(post())
         (client,) = await some_clients(impatient)
-        await impatient.until(lambda: client._transport.get_write_buffer_size() > 20_000)  # type: ignore[attr-defined]
+        await impatient.until(lambda: client._transport.get_write_buffer_size() > 20_000)
         sock.shutdown(socket.SHUT_WR)
         await impatient.until(lambda: not impatient.server.connections)
 
 
-async def some_clients(gate: Gate) -> list[object]:
+async def some_clients(gate: Gate) -> list[Client]:
     await gate.until(lambda: gate.server.connections > 0)
-    return list(gate.server._shared.clients)
+    return [one for one in gate.server._shared.clients if isinstance(one, Client)]
 
 
 async def test_who_leaves_behind_what_was_not_read_is_noticed(impatient: Gate, origin: Origin) -> None:
@@ -136,6 +138,33 @@ async def test_who_leaves_behind_what_was_not_read_is_noticed(impatient: Gate, o
     await wire.close()
     await impatient.until(lambda: impatient.rules.held == 0)
     assert [one.error for one in impatient.rules.records] == ["client-left"]
+
+
+async def test_what_was_sent_ahead_of_the_last_answer_does_not_cost_it(impatient: Gate, origin: Origin) -> None:
+    """Nobody looks at it any more, but it is read: closing with bytes unread would reset the connection."""
+    answer, go_on = b"z" * 3_000_000, asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(plain(200, answer))
+
+    origin.behave = behave
+    with a_slow_reader(impatient) as sock:
+        sock.sendall(post(b"1", "Connection: close"))
+        (client,) = await some_clients(impatient)
+        loop = asyncio.get_running_loop()
+        sending = asyncio.ensure_future(loop.sock_sendall(sock, LARGE))
+        await impatient.until(lambda: len(client.buffer) > 1 << 16)
+        go_on.set()
+        got = 0
+        async with asyncio.timeout(BOUND):
+            while piece := await loop.sock_recv(sock, 1 << 16):
+                got += piece.count(b"z")
+                if sending.done() and got > len(answer) // 2:
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_WR)
+        await sending
+    assert got == len(answer)
 
 
 async def test_bodies_count_for_as_long_as_they_are_kept(impatient: Gate, origin: Origin) -> None:
