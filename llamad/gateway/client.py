@@ -260,7 +260,8 @@ class Client(asyncio.Protocol):
         if len(self.buffer) > _MAX_AHEAD:
             self._transport.resume_reading()
         self.buffer = b""
-        self.deadline = self._shared.loop.time() + (limits.linger if lingering else limits.body_timeout)
+        all_sent = lingering and not self._transport.get_write_buffer_size()
+        self.deadline = self._shared.loop.time() + (limits.linger if all_sent else limits.body_timeout)
         if lingering and self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
         else:
