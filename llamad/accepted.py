@@ -12,6 +12,7 @@ from pathlib import Path
 from llamad.config.files import DROP_INS
 from llamad.config.loader import Loaded
 from llamad.host.dirs import Directories
+from llamad.host.files import read_bytes
 
 log = logging.getLogger(__name__)
 _FOLDER = "accepted"
@@ -34,7 +35,7 @@ def keep_accepted(files: Iterable[Path], file: Path, directories: Directories) -
         fresh = Path(tempfile.mkdtemp(dir=directories.runtime, prefix=f"{_FOLDER}-"))  # for nobody else to read
         (fresh / DROP_INS).mkdir()
         for one in files:
-            shutil.copyfile(one, fresh / _place(one, file))
+            (fresh / _place(one, file)).write_bytes(read_bytes(one))
         link = directories.runtime / f"{_FOLDER}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(fresh.name)
@@ -68,6 +69,6 @@ def _place(one: Path, file: Path) -> Path:
 
 def _is_empty(path: Path) -> bool:
     try:
-        return not path.read_bytes().strip()
+        return not read_bytes(path).strip()
     except OSError:
         return False

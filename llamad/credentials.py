@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
+from llamad.host.files import read_text
 from llamad.host.redact import Redaction
 
 MAX_BYTES = 1 << 20
@@ -36,8 +37,7 @@ class Credentials:
 
     def _read(self, path: Path, hint: str) -> str:
         try:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(MAX_BYTES).rstrip("\r\n")
+            text = read_text(path, most=MAX_BYTES).rstrip("\r\n")
         except (OSError, ValueError) as error:  # ValueError: no text, or no name for a file
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise LlamadError(f"the secret in {path} cannot be read: {why}", hint=hint) from None

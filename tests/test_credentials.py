@@ -60,8 +60,8 @@ def test_a_name_that_leads_elsewhere_is_refused(credentials: Credentials, name: 
     ("name", "why"),
     [
         ("gone", "No such file or directory"),
-        ("..", "Is a directory"),
-        ("", "Is a directory"),
+        ("..", "it is a folder, not a file"),
+        ("", "it is a folder, not a file"),
         ("a\0b", "embedded null"),
     ],
 )

@@ -1,14 +1,12 @@
 """Reading the configuration's files: the one that was named, then the drop-ins beside it."""
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.yamltree import Node, parse_tree
+from llamad.host.files import MOST_BYTES, names_in, read_bytes
 
-MAX_FILE_BYTES = 4 << 20
 DROP_INS = "conf.d"
 
 
@@ -28,7 +26,7 @@ def read_files(file: Path) -> tuple[list[Source], list[Problem]]:
     problems += found
     for path in (file, *drop_ins):
         try:
-            text = _read(path)
+            text = read_bytes(path, most=MOST_BYTES).decode("utf-8-sig")
         except OSError as error:
             problems.append(Problem(Position(path, 1, 1), "", f"cannot be read: {error.strerror or error}"))
             continue
@@ -53,7 +51,7 @@ def is_drop_in(path: Path) -> bool:
 
 def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
     try:
-        names = sorted(entry.name for entry in folder.iterdir())
+        names = names_in(folder)
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -65,16 +63,3 @@ def _drop_ins(folder: Path) -> tuple[list[Path], list[Problem]]:
         if path.suffix == ".yml" and is_drop_in(path.with_suffix(".yaml"))
     ]
     return [path for path in there if is_drop_in(path)], ignored
-
-
-def _read(path: Path) -> str:
-    """A regular file's text; a pipe or a device in its place must not block or flood the reader."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError("it is not a regular file")
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise OSError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return data.decode("utf-8-sig")

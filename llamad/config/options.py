@@ -6,8 +6,8 @@ import os
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from llamad.config.helptext import Option, OptionTable, parse_help
 from llamad.errors import LlamadError
+from llamad.host.files import read_text, replace_file, status
 
 __all__ = ["Binary", "BinaryError", "Option", "OptionTable", "parse_help", "probe_binary"]
 
 HELP_TIMEOUT = 5.0
 MAX_HELP_BYTES = 1 << 20
 MAX_CACHED = 32
+MAX_CACHE_BYTES = MAX_CACHED * 2 * MAX_HELP_BYTES
 _PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
 _STATUS = {
@@ -104,12 +106,12 @@ def _locate(name: str, environ: Mapping[str, str]) -> _File:
             raise BinaryError(f"{name} is not in PATH", hint=hint)
         path = Path(found).absolute()
     try:
-        status = path.stat()
+        found_file = status(path)
     except OSError as error:
         raise BinaryError(f"{path}: {error.strerror}", hint="llama_server names the program that will run") from None
-    if path.is_dir() or not os.access(path, os.X_OK):
+    if stat.S_ISDIR(found_file.st_mode) or not os.access(path, os.X_OK):
         raise BinaryError(f"{path} is not executable", hint=f"chmod +x {path}, if it is llama-server")
-    return _File(path, status.st_size, status.st_mtime_ns)
+    return _File(path, found_file.st_size, found_file.st_mtime_ns)
 
 
 def _ask(path: Path, environ: Mapping[str, str]) -> str:
@@ -201,7 +203,7 @@ def _judge(path: Path, status: int, out: bytes, err: bytes) -> str:
 def _read_cache(cache: Path) -> dict[_File, str]:
     """The help texts by file; nothing where the cache cannot be read or was not written by us."""
     try:
-        entries = json.loads(cache.read_text(encoding="utf-8"))["help"]
+        entries = json.loads(read_text(cache, most=MAX_CACHE_BYTES))["help"]
         return {
             _File(Path(str(one["path"])), int(one["size"]), int(one["mtime_ns"])): str(one["text"]) for one in entries
         }
@@ -218,11 +220,4 @@ def _write_cache(cache: Path, texts: Mapping[_File, str]) -> None:
     ]
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump({"help": entries}, file)
-            os.replace(name, cache)
-        except OSError:
-            os.unlink(name)
-            raise
+        replace_file(cache, json.dumps({"help": entries}).encode())

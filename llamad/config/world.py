@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from llamad.config.checks import Written
 from llamad.config.problems import Problem, ProblemKind
 from llamad.config.yamltree import Node
 from llamad.host.devices import count_gpus
+from llamad.host.files import read_bytes, status
 from llamad.host.gguf import GgufError, read_header, split_part
 from llamad.host.sandbox import hidden_by, hidden_hint, unreadable_hint
 
@@ -60,26 +60,17 @@ def _parts(model: Path) -> list[Path]:
 def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
     """What is wrong with one file of a model, and what to do."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        read_header(path)
     except FileNotFoundError:
         return f"there is no {path}", _missing_hint(path, reader)
     except PermissionError:
         return f"{path} cannot be read: permission denied", unreadable_hint(path, reader.environ)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}", None
-    try:
-        kind = os.fstat(fd).st_mode
-        if stat.S_ISDIR(kind):
-            return f"{path} is a folder, not a model", "name the .gguf file in it"
-        if not stat.S_ISREG(kind):
-            return f"{path} is not a file", None
-        read_header(path)
-    except OSError as error:  # a disk that fails
+    except IsADirectoryError:
+        return f"{path} is a folder, not a model", "name the .gguf file in it"
+    except OSError as error:  # a pipe, a disk that fails
         return f"{path} cannot be read: {error.strerror}", None
     except GgufError as error:
         return f"{path} is not usable: {error}", "llama.cpp loads whole GGUF files only: fetch it again"
-    finally:
-        os.close(fd)
     return _service_fault(path, reader)
 
 
@@ -115,10 +106,10 @@ def _blocked(path: Path, user: str) -> Path | None:
         return None
     groups = os.getgrouplist(user, who.pw_gid)
     for one in (*reversed(path.parents), path):
-        status = one.stat()
-        shift = 6 if status.st_uid == who.pw_uid else 3 if status.st_gid in groups else 0
+        found = status(one)
+        shift = 6 if found.st_uid == who.pw_uid else 3 if found.st_gid in groups else 0
         need = 4 if one == path else 1
-        if not status.st_mode >> shift & need:
+        if not found.st_mode >> shift & need:
             return one
     return None
 
@@ -185,5 +176,5 @@ def has_api_keys(keys_file: Path | None, config_file: Path, reader: Reader) -> b
 
 
 def _holds_key(path: Path) -> bool:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    lines = (line.strip() for line in read_bytes(path).decode(errors="replace").splitlines())
     return any(line and not line.startswith("#") for line in lines)

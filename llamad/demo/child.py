@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llamad.host.files import read_end
+
 _SYSTEMD = (
     "NOTIFY_SOCKET",
     "WATCHDOG_",
@@ -83,9 +85,8 @@ class Daemon:
 
     def last_lines(self, number: int = 20) -> str:
         """The end of its log, as it may help who has to understand why it failed."""
-        with self._log.open("rb") as log:
-            log.seek(max(0, self._log.stat().st_size - 16384))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-number:])
+        text = read_end(self._log, 16384).decode(errors="replace")
+        return "\n".join(text.splitlines()[-number:])
 
 
 def _end_with_parent() -> None:

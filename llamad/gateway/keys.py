@@ -10,6 +10,7 @@ from llamad.config.model import SERVER_NAME, GatewayConfig
 from llamad.config.problems import Position, Problem
 from llamad.config.world import KEYS_CREDENTIAL
 from llamad.gateway.types import RequestHead
+from llamad.host.files import read_bytes
 
 MAX_BYTES = 256 << 10
 MAX_KEYS = 1024
@@ -68,9 +69,6 @@ def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
     def wrong(line: int, column: int, message: str) -> None:
         problems.append(Problem(Position(source, line, column), _PATH, message))
 
-    if len(data) > MAX_BYTES:
-        wrong(1, 1, f"is larger than {MAX_BYTES >> 10}K: this is no file of keys")
-        return NO_KEYS, problems
     names: dict[str, int] = {}
     lines: dict[bytes, int] = {}
     by_digest: dict[bytes, str] = {}
@@ -131,8 +129,7 @@ def load_keys(config: GatewayConfig, environ: Mapping[str, str]) -> tuple[Keys, 
 
 def _read(file: Path) -> tuple[Keys, list[Problem]]:
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data = read_bytes(file, most=MAX_BYTES)
     except OSError as error:
         return NO_KEYS, [Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")]
     return parse_keys(data, file)

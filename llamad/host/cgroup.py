@@ -11,6 +11,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamad.host.files import read_kernel
+
 SUBGROUP = "supervisor"
 """llamad's own group below its unit (the unit's DelegateSubgroup=)."""
 
@@ -50,7 +52,7 @@ def own_group(*, proc: Path = Path("/proc/self")) -> Path | None:
     where there is none.
     """
     try:
-        membership, mounts = (proc / "cgroup").read_text(), (proc / "mountinfo").read_text()
+        membership, mounts = read_kernel(proc / "cgroup"), read_kernel(proc / "mountinfo")
     except OSError:
         return None
     path = next((line[3:] for line in membership.splitlines() if line.startswith("0::/")), None)
@@ -248,7 +250,7 @@ def _is_delegated(path: Path) -> bool:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return read_kernel(path)
     except OSError:
         return None
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from llamad.host.files import read_kernel
+
 Choice = Literal["all", "none"] | tuple[int | str, ...] | None
 """GPUs for a server: indices in the driver's order or UUIDs; None leaves the choice to llama-server."""
 
@@ -184,7 +186,7 @@ def _list(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        return read_kernel(path).strip()
     except OSError:
         return ""
 

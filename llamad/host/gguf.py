@@ -7,11 +7,11 @@ bytes of reading, and only the few values below are kept.
 
 import os
 import re
-import stat
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+
+from llamad.host.files import open_regular, within
 
 MAX_HEADER = 128 << 20
 MAX_KEYS = 1 << 14
@@ -23,7 +23,10 @@ MAX_ITEMS = 4_000_000
 MAX_KEPT = 512
 """Characters of a text that is kept."""
 _CHUNK = 1 << 18
+_PATIENCE = 30.0
+"""Seconds for one header: 20 MB of vocabulary over a slow network."""
 _MAX_DIMENSIONS = 4
+_MOST_KNOWN = 512
 
 # llama_ftype of llama.h, in the names of its model files
 QUANTIZATIONS = {
@@ -86,20 +89,25 @@ def read_header(path: Path) -> Header:
 
     Blocks on the disk: call it in a thread. The answer is remembered while size and time of the file stay.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO by that name must not block
-    os.close(fd)
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(21, os.strerror(21), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise GgufError("it is no regular file")
-    return _read(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return within(path, lambda: _read(path), patience=_PATIENCE)
 
 
-@lru_cache(maxsize=512)
-def _read(path: Path, _device: int, _inode: int, _size: int, _mtime_ns: int) -> Header:
-    with path.open("rb", buffering=0) as file:
-        return _Reader(file.fileno(), os.fstat(file.fileno()).st_size).header()
+def _read(path: Path) -> Header:
+    fd = open_regular(path)
+    try:
+        found = os.fstat(fd)
+        mark = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        if (known := _known.get(mark)) is None:
+            known = _Reader(fd, found.st_size).header()
+            while len(_known) >= _MOST_KNOWN:
+                del _known[next(iter(_known))]
+            _known[mark] = known
+        return known
+    finally:
+        os.close(fd)
+
+
+_known: dict[tuple[int, int, int, int], Header] = {}
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llamad.host.files import read_kernel
 from llamad.host.nvml import load_nvml, nvml_gpus
 
 
@@ -20,7 +21,7 @@ def free_memory(device: int | str, *, meminfo: Path = Path("/proc/meminfo")) -> 
 
 def _available(meminfo: Path) -> int | None:
     try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
+        lines = read_kernel(meminfo).splitlines()
     except OSError:
         return None
     for line in lines:

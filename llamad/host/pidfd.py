@@ -8,6 +8,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamad.host.files import read_kernel
+
 _INFO = struct.Struct("=QQ11Ii")  # struct pidfd_info of linux/pidfd.h, as first published: mask first, exit_code last
 _INFO_EXIT = 1 << 3
 _GET_INFO = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
@@ -85,7 +87,7 @@ def pid_of(pidfd: int) -> int | None:
     a descriptor that is no pidfd.
     """
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        for line in read_kernel(Path(f"/proc/self/fdinfo/{pidfd}")).splitlines():
             name, _, value = line.partition(":")
             if name == "Pid":
                 return int(value) if int(value) > 0 else None
@@ -97,16 +99,16 @@ def start_time(pid: int, *, proc: Path = Path("/proc")) -> int | None:
     None where it is gone or hidden (ProtectProc).
     """
     try:
-        stat = (proc / str(pid) / "stat").read_bytes()
+        stat = read_kernel(proc / str(pid) / "stat")
     except OSError:
         return None
-    after_name = stat.rpartition(b")")[2].split()  # the name may hold blanks and parentheses itself
+    after_name = stat.rpartition(")")[2].split()  # the name may hold blanks and parentheses itself
     return int(after_name[_START_TIME]) if len(after_name) > _START_TIME else None
 
 
 def boot_id(*, proc: Path = Path("/proc")) -> str | None:
     """The id of this boot of the kernel (random(4)); None where it cannot be read."""
     try:
-        return (proc / "sys/kernel/random/boot_id").read_text().strip()
+        return read_kernel(proc / "sys/kernel/random/boot_id").strip()
     except OSError:
         return None

@@ -5,13 +5,13 @@ One small JSON file in the runtime directory, replaced in one step at every star
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llamad.host.address import parse_address
+from llamad.host.files import read_text, replace_file
 from llamad.servers.board import ReplicaKey
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,8 @@ class Ledger:
             "children": [asdict(record) for record in self._records.values()],
             "stopped": sorted(self._stopped),
         }
-        fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(document), encoding="utf-8")
-            os.replace(fresh, self._path)
+            replace_file(self._path, json.dumps(document).encode())
         except OSError as error:  # a full disk must not end a model; the next llamad just cannot find it by this file
             if not self._warned:
                 log.warning("cannot write %s: %s", self._path, error.strerror, extra={"event": "ledger"})
@@ -100,7 +98,7 @@ class Found:
 def read_ledger(path: Path) -> Found:
     """What an earlier llamad wrote; one warning and nothing where the file is not what it should be."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         if document["version"] != _VERSION:
             raise ValueError(f"version {document['version']}")
         records = tuple(_record(entry) for entry in document["children"])

@@ -1,14 +1,13 @@
 """The models there are: the files of a folder, and what a running server says it serves."""
 
-import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 
 from llamad.errors import LlamadError
+from llamad.host.files import names_in, status
 from llamad.host.gguf import GgufError, Header, Part, read_header, split_part
 
 MAX_DEPTH = 5
@@ -78,19 +77,18 @@ def _folders(top: Path) -> Iterator[tuple[Path, list[Path], str | None]]:
     while waiting:
         folder, depth = waiting.pop()
         try:
-            here = folder.stat()
+            here = status(folder)
             if (here.st_dev, here.st_ino) in visited:
                 continue
             visited.add((here.st_dev, here.st_ino))
-            with os.scandir(folder) as entries:
-                names = sorted(entry.path for entry in islice(entries, left))
+            names = names_in(folder, most=left)
         except OSError as error:
             if depth == 0:
                 raise
             yield folder, [], f"this folder cannot be read: {error.strerror}"
             continue
         left -= len(names)
-        paths = [Path(name) for name in names]
+        paths = [folder / name for name in names]
         folders = [path for path in paths if _is_folder(path)]
         if depth < MAX_DEPTH:
             waiting += [(path, depth + 1) for path in reversed(folders) if not path.name.startswith(".")]
@@ -99,7 +97,7 @@ def _folders(top: Path) -> Iterator[tuple[Path, list[Path], str | None]]:
 
 def _is_folder(path: Path) -> bool:
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        return stat.S_ISDIR(status(path).st_mode)
     except OSError:  # a link to nothing, or to itself: a file, as far as we go
         return False
 
@@ -152,7 +150,7 @@ def _look(path: Path) -> tuple[Header | None, str | None]:
 
 def _size(path: Path) -> int:
     try:
-        found = path.stat()
+        found = status(path)
     except OSError:
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else 0

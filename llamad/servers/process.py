@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llamad.host.cgroup import Group
+from llamad.host.files import read_kernel
 from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
 from llamad.host.pipes import drop, peek
 
@@ -93,8 +94,8 @@ class Process:
         shows it.
         """
         try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
-            io = Path(f"/proc/{self.pid}/io").read_text(encoding="ascii")
+            pages = int(read_kernel(Path(f"/proc/{self.pid}/statm")).split()[1])
+            io = read_kernel(Path(f"/proc/{self.pid}/io"))
         except (OSError, ValueError, IndexError):  # an adopted one is hidden from us (ProtectProc in a new namespace)
             memory = self._group.memory() if self._group is not None else None
             return None if memory is None else (memory, 0)
@@ -107,7 +108,7 @@ class Process:
         if self._group is not None and (used := self._group.cpu_seconds()) is not None:
             return used
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            stat = read_kernel(Path(f"/proc/{self.pid}/stat"))
         except OSError:
             return None
         user, system = stat.rpartition(")")[2].split()[11:13]  # utime and stime of proc_pid_stat(5)
@@ -253,6 +254,6 @@ def _death_guard() -> list[str]:
 
 def _own_oom_score() -> int:
     try:
-        return int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+        return int(read_kernel(Path("/proc/self/oom_score_adj")))
     except (OSError, ValueError):
         return 0

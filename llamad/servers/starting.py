@@ -10,6 +10,7 @@ from pathlib import Path
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
+from llamad.host.files import status
 from llamad.host.threads import aside
 from llamad.servers.around import Around, Child
 from llamad.servers.board import Failure, ReplicaKey
@@ -78,7 +79,7 @@ def mark(path: Path | None) -> Mark:
     if path is None:
         return None
     try:
-        seen = path.stat()
+        seen = status(path)
     except OSError:
         return None
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
@@ -90,7 +91,7 @@ async def prepare(key: ReplicaKey, launch: Launch, around: Around) -> Prepared:
     if failure is not None:
         raise CannotStartError(failure)
     try:
-        secrets = {name: around.secret(credential) for name, credential in launch.credentials}
+        secrets = {name: await aside(around.secret, credential) for name, credential in launch.credentials}
     except LlamadError as error:
         raise CannotStartError(Failure("credential-missing", error.message, error.hint, permanent=True)) from None
     environment = child_environment(launch, around.environ, secrets, cache=around.directories.cache)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from llamad.config import files
 from llamad.config.files import read_files
+from llamad.host.files import MOST_BYTES
 
 
 def said(file: Path) -> list[str]:
@@ -16,16 +16,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_its_place(tmp_path: Path) -> None:
-    assert said(tmp_path) == [":1:1: cannot be read: it is not a regular file"]
+    assert said(tmp_path) == [":1:1: cannot be read: it is a folder, not a file"]
 
 
 def test_a_pipe_in_its_place_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.yaml")
-    assert said(tmp_path / "x.yaml") == [":1:1: cannot be read: it is not a regular file"]
+    assert said(tmp_path / "x.yaml") == [":1:1: cannot be read: it is a named pipe, not a file"]
 
 
 def test_a_file_that_is_too_large(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_bytes(b"#" * (files.MAX_FILE_BYTES + 1))
+    (tmp_path / "x.yaml").write_bytes(b"#" * (MOST_BYTES + 1))
     assert said(tmp_path / "x.yaml") == [":1:1: cannot be read: it is larger than 4 MiB"]
 
 

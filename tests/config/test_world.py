@@ -52,7 +52,7 @@ def test_a_number_that_is_no_count_of_parts(place: Place) -> None:
 
 def test_a_pipe_in_the_place_of_a_model(place: Place) -> None:
     os.mkfifo(place.dirs.models / "pipe")
-    assert said(place, "pipe") == [f"{place.dirs.models}/pipe is not a file"]
+    assert said(place, "pipe") == [f"{place.dirs.models}/pipe cannot be read: it is a named pipe, not a file"]
 
 
 def test_a_path_through_a_file(place: Place) -> None:
@@ -94,10 +94,10 @@ def test_a_model_without_permission(place: Place, monkeypatch: pytest.MonkeyPatc
 def test_what_the_sandbox_hides_is_not_the_users_fault(
     path: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, flags: int) -> int:
+    def refuse(_: Path) -> None:
         raise PermissionError(13, "Permission denied")  # what a user who is not root meets below a hidden folder
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(world, "read_header", refuse)
     hint = f"the service's sandbox hides that folder ({setting}): put the model into models_dir"
     found = world._model_fault(Path(path), world.Reader({"INVOCATION_ID": "x"}))
     assert found == (f"{path} cannot be read: permission denied", hint)

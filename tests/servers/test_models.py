@@ -69,7 +69,7 @@ def test_broken_and_unreadable_files_are_marked(tmp_path: Path) -> None:
         "bad": "it is no GGUF file: it begins with 'nons'",
         "loop": "it cannot be read: Too many levels of symbolic links",
         "gone": "it is a link to a file that is not there",
-        "fifo": "it is no regular file",
+        "fifo": "it cannot be read: it is a named pipe, not a file",
     }
     assert [found[name].size for name in ("bad", "loop", "fifo")] == [8, 0, 0]
 
