@@ -39,17 +39,28 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(selectors.SelectSelector())
         self._jumped = 0.0
+        self.thread_time = 0.0
+        """Seconds that what a thread does takes; 0: done at once."""
 
     def time(self) -> float:
         return self._jumped
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """Run it at once: a story has no threads to race with."""
+        """Run it here, after `thread_time`: a story has no threads."""
         future = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - the future carries it
-            future.set_exception(error)
+
+        def done() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.set_result(func(*args))
+            except Exception as error:  # noqa: BLE001 - the future carries it
+                future.set_exception(error)
+
+        if self.thread_time:
+            self.call_later(self.thread_time, done)
+        else:
+            done()
         return future
 
     def _run_once(self) -> None:

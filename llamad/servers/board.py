@@ -1,6 +1,8 @@
 """What is known of every replica: written by the supervisors, read by whoever shows it, and told to every observer."""
 
 import asyncio
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +10,8 @@ from typing import Any, NamedTuple
 
 from llamad.host.address import Address
 from llamad.servers.state import State, move
+
+log = logging.getLogger(__name__)
 
 
 class ReplicaKey(NamedTuple):
@@ -94,10 +98,13 @@ class Change:
 
 
 class Board:
-    """The current view. Observers are called at once, in the order of the changes, and must not block or raise."""
+    """The current view. Observers are called at once, in the order of the changes, and must not block. One that raises
+    misses that change: what it shows is not worth the server that changed.
+    """
 
     def __init__(self) -> None:
         self._replicas: dict[ReplicaKey, Replica] = {}
+        self._by_server: defaultdict[str, dict[ReplicaKey, Replica]] = defaultdict(dict)
         self._observers: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
 
@@ -108,7 +115,8 @@ class Board:
 
     def of(self, server: str) -> list[Replica]:
         """The replicas of one server, by index, then generation."""
-        return sorted((one for key, one in self._replicas.items() if key.server == server), key=lambda one: one.key)
+        there = self._by_server.get(server)
+        return [] if there is None else [there[key] for key in sorted(there)]
 
     @contextmanager
     def observe(self, observer: Callable[[Change], None]) -> Iterator[None]:
@@ -148,12 +156,18 @@ class Board:
         self._tell(Change(self._replicas[key], None))
 
     def _tell(self, change: Change) -> None:
-        if change.new is None:
-            del self._replicas[change.key]
+        key, new = change.key, change.new
+        if new is None:
+            del self._replicas[key], self._by_server[key.server][key]
+            if not self._by_server[key.server]:
+                del self._by_server[key.server]
         else:
-            self._replicas[change.key] = change.new
+            self._replicas[key] = self._by_server[key.server][key] = new
         for observer in tuple(self._observers):
-            observer(change)
+            try:
+                observer(change)
+            except Exception:
+                log.exception("a bug in llamad", extra={"server": key.server, "event": "bug"})
         self.wake_waiters()
 
     def wake_waiters(self) -> None:

@@ -69,14 +69,17 @@ class Ending:
         asked for its end.
         """
         cancelled = False
-        if self._child.ended.done():
-            why = None  # it went by itself
-        else:
-            self._stopping()
-            self._child.kill()
-            self._beat.expect(KILL_TIMEOUT + SLACK)
-            cancelled = await self._gone()
-        self._tidy(why)
+        try:
+            if self._child.ended.done():
+                why = None  # it went by itself
+            else:
+                self._child.kill()  # first of all: whatever else goes wrong here, it must not live on
+                self._stopping()
+                self._beat.expect(KILL_TIMEOUT + SLACK)
+                cancelled = await self._gone()
+            self._note_exit(why)
+        finally:
+            self._let_go()
         if self._asked and self._child.ended.done():
             tell(log, logging.INFO, self._key, "stopped", event="stopped")
         if cancelled:
@@ -128,10 +131,12 @@ class Ending:
             )
         return cancelled
 
-    def _tidy(self, why: Failure | None) -> None:
+    def _note_exit(self, why: Failure | None) -> None:
         if self._child.ended.done():
             by_llamad = "" if why is None else f" by llamad: {why.message}"
             self._board.update(self._key, last_exit=f"{self._child.ended.result()}{by_llamad}")
+
+    def _let_go(self) -> None:
         self._child.close()
         if isinstance(self._running.address, UnixAddress):
             with suppress(OSError):

@@ -12,7 +12,7 @@ from llamad.servers.board import Failure, Replica, ReplicaKey
 from llamad.servers.health import Liveness, Verdict, next_look, read_slots
 from llamad.servers.probe import ProbeAnswer, ProbeError
 from llamad.servers.state import State
-from llamad.servers.telling import tell
+from llamad.servers.telling import tell, tell_bug
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,8 @@ class ExternalWatcher:
         """The last resort of this watcher: a bug of ours costs this look and no other server."""
         try:
             await self._look(liveness)
-        except Exception as error:
-            log.exception("a bug in llamad", extra={"server": self.key.server, "event": "bug"})
-            why = f"a bug in llamad: {error!r}"
-            self._silent(liveness, Failure("internal-error", why, "please report it with the log"))
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._silent(liveness, tell_bug(log, self.key.server, error))
 
     async def _look(self, liveness: Liveness) -> None:
         try:

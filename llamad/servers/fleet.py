@@ -16,6 +16,7 @@ from llamad.config.model import ServerConfig
 from llamad.errors import ServerDownError, UnknownServerError
 from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
+from llamad.servers.backoff import count_failures, next_retry
 from llamad.servers.board import Board, Failure
 from llamad.servers.leftovers import Adopted
 from llamad.servers.member import Member, Target
@@ -24,6 +25,7 @@ from llamad.servers.plan import Action, Intent, Plan, diff
 from llamad.servers.residency import Device
 from llamad.servers.room import Room
 from llamad.servers.state import State
+from llamad.servers.telling import tell_bug
 from llamad.servers.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -235,9 +237,22 @@ class Fleet:
         self._group.create_task(self._run(member), name=f"member {server}")
 
     async def _run(self, member: Member) -> None:
-        await member.run()
-        while not member.leaving:  # the server was configured again while its last replica ended
-            await member.run()
+        """Have one server follow what is wanted of it until it has left. The last resort: a bug of ours costs this
+        server, which is tried again by its own policy, and no other.
+        """
+        loop, failures = asyncio.get_running_loop(), 0
+        while True:
+            began = loop.time()
+            try:
+                await member.run()
+            except Exception as error:  # noqa: BLE001 - it is told
+                failure, policy = tell_bug(log, member.name, error), member.target.intent.config.restart
+                failures = count_failures(failures, ready_for=loop.time() - began, policy=policy)
+                retry = next_retry(policy, failures, failure, chance=self._around.chance())
+                await member.stay_down(failure, retry)
+            else:
+                if member.leaving:  # else it was configured again while its last replica ended
+                    break
         if member.name not in self.configs:
             del self._members[member.name]
         self.board.wake_waiters()
@@ -275,7 +290,10 @@ class Fleet:
                 for name, config in self.configs.items():
                     will = self._wills[name]
                     if config.start == "on-demand" and will.running and will.order is None:
-                        self._look_for_use(name, config.idle_timeout)
+                        try:
+                            self._look_for_use(name, config.idle_timeout)
+                        except Exception as error:  # noqa: BLE001 - it is told; this one goes on, and so do all others
+                            tell_bug(log, name, error)
 
     def _look_for_use(self, server: str, idle_timeout: float | None) -> None:
         """Stop an on-demand server that nobody has used for long enough."""

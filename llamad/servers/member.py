@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from llamad.host.address import Address, parse_url
 from llamad.host.threads import aside
 from llamad.servers.around import Around
-from llamad.servers.board import Failure, ReplicaKey
+from llamad.servers.backoff import Retry
+from llamad.servers.board import Failure, Replica, ReplicaKey
 from llamad.servers.command import Launch
 from llamad.servers.external import ExternalWatcher
 from llamad.servers.leftovers import Adopted
@@ -95,9 +96,11 @@ class Member:
         self._note_change()
 
     def wake(self) -> None:
-        """Replicas that wait to start again start now."""
+        """What waits to start again starts now."""
         for post in self._posts.values():
             post.supervisor.wake()
+        if not self._posts:
+            self._note_change()
 
     @property
     def posted(self) -> int:
@@ -116,16 +119,40 @@ class Member:
         return next((failure for failure in failures if failure is not None), None)
 
     async def run(self) -> None:
-        """Follow the target until the server leaves. Cancelled, it stops every replica on its way out."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            await self._take_over()
-            while not (self.leaving and not self._posts and not self._changed.is_set()):
+        """Follow the target until the server leaves. Cancelled, or ended by a bug of ours, it stops every replica on
+        its way out and leaves nothing on the board: `run` may be called again.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await self._take_over()
+                while not (self.leaving and not self._posts and not self._changed.is_set()):
+                    await self._changed.wait()
+                    self._changed.clear()
+                    await self._converge(self.target)
+                    self.busy = self._changed.is_set()
+                    self._board.wake_waiters()
+        finally:
+            self._posts.clear()
+            for view in self._board.of(self.name):
+                self._board.remove(view.key)
+
+    async def stay_down(self, failure: Failure, retry: Retry) -> None:
+        """Be on the board with that failure, and nothing else, until it is time to try again, or somebody asks."""
+        loop = asyncio.get_running_loop()
+        key = self._new_key(0)
+        self._board.add(Replica(key, since=loop.time()))
+        state = State.FAILED if retry.given_up else State.BACKOFF
+        retry_at = None if retry.delay is None else loop.time() + retry.delay
+        self.busy = self._changed.is_set()
+        self._board.move(key, state, now=loop.time(), last_error=failure, retry_at=retry_at)
+        try:
+            async with asyncio.timeout(retry.delay):
                 await self._changed.wait()
-                self._changed.clear()
-                await self._converge(self.target)
-                self.busy = self._changed.is_set()
-                self._board.wake_waiters()
+        except TimeoutError:
+            self._note_change()
+        finally:
+            self._board.remove(key)
 
     def _note_change(self) -> None:
         self.busy = True
@@ -134,7 +161,8 @@ class Member:
 
     async def _take_over(self) -> None:
         """Have children of an earlier llamad supervised, whatever is wanted by now, if only to be ended."""
-        for index, one in self._adopted.items():
+        adopted, self._adopted = self._adopted, {}
+        for index, one in adopted.items():
             self._start(index, one.running.launch, self.target, adopted=one)
         await asyncio.sleep(0)  # a task that is cancelled before its first step could not end its child
 
@@ -169,41 +197,51 @@ class Member:
         fresh = {
             index for index, post in self._posts.items() if (post.launch, post.order) == (wanted[index], target.order)
         }
+
+        def wanted_still() -> bool:
+            return self.target is target
+
         for index in sorted((index for index in self._posts if index not in fresh), key=self._is_ready):
-            if self._posts[index].order == _STALE:
-                await self._outcome(self._posts[index].supervisor.key, target)
-            if self._is_ready(index):  # the last one that serves goes only when others do, or cannot
-                for other in fresh:
-                    await self._outcome(self._posts[other].supervisor.key, target)
-            if self.target is not target:
+            await self._its_turn(index, fresh, wanted_still)
+            failure = await self._pointless(wanted[index]) if self._is_ready(index) else None
+            if not wanted_still():
                 return  # something newer is wanted: look at that instead
             fresh.add(index)
-            if self._is_ready(index) and (failure := await self._pointless(wanted[index])) is not None:
+            if failure is not None and self._is_ready(index):
                 self._keep_old(index, failure, wanted[index], target)
-                continue
-            if target.intent.config.replace == "start-first" and self._is_ready(index):
+            elif target.intent.config.replace == "start-first" and self._is_ready(index):
                 await self._start_first(index, wanted[index], target)
-                continue
-            await self._stop([index])
-            if self.target is not target:
-                return
-            self._start(index, wanted[index], target)
+            else:
+                await self._stop([index])
+                if not wanted_still():
+                    return
+                self._start(index, wanted[index], target)
+
+    async def _its_turn(self, index: int, fresh: set[int], wanted_still: Callable[[], bool]) -> None:
+        """Wait until a replica may be replaced: the last one that serves goes only when others do, or cannot."""
+        if self._posts[index].order == _STALE:
+            await self._outcome(self._posts[index].supervisor.key, wanted_still)
+        if self._is_ready(index):
+            for other in fresh:
+                await self._outcome(self._posts[other].supervisor.key, wanted_still)
 
     async def _start_first(self, index: int, launch: Launch | Failure | Address, target: Target) -> None:
-        """Bring the new one up beside the old one; a new one that does not come up leaves the old one in place."""
-        old = self._posts.pop(index)
-        try:
-            new = self._start(index, launch, target)
-            state = await self._outcome(new.supervisor.key, target)
-            gone, stays = (old, new) if state is State.READY else (new, old)
-        except asyncio.CancelledError:
-            await _end([old])
-            raise
-        failure = self._board.replicas[new.supervisor.key].last_error
-        await _end([gone])
+        """Bring the new one up beside the old one. One that does not come up, or that nobody wants any more by then,
+        leaves an old one that serves in place.
+        """
+        old = self._posts[index]
+        new = self._start(index, launch, target)
+
+        def wanted_still() -> bool:
+            return self.target.order == target.order and _launches(self.target).get(index) == launch
+
+        state = await self._outcome(new.supervisor.key, wanted_still)
+        view = self._board.replicas.get(new.supervisor.key)
+        stays = new if state is State.READY or (state is not None and not self._serves(old)) else old
         self._posts[index] = stays
-        if stays is old and failure is not None:
-            self._keep_old(index, failure, launch, target)
+        await _end([new if stays is old else old])
+        if stays is old and state is not None and view is not None and view.last_error is not None:
+            self._keep_old(index, view.last_error, launch, target)
 
     def _keep_old(self, index: int, failure: Failure, launch: Launch | Failure | Address, target: Target) -> None:
         old = self._posts[index]
@@ -221,27 +259,30 @@ class Member:
             return await aside(self._around.inspect, launch)
         return launch if isinstance(launch, Failure) else None
 
-    async def _outcome(self, key: ReplicaKey, target: Target) -> State | None:
-        """Wait until the replica is ready or has failed; None when something newer is wanted first."""
+    async def _outcome(self, key: ReplicaKey, wanted_still: Callable[[], bool]) -> State | None:
+        """Wait until the replica is ready or has failed; None when that is not wanted any more. A replica is on the
+        board from its supervisor's first step on.
+        """
 
-        def done() -> bool:
+        def outcome() -> State | None:
             view = self._board.replicas.get(key)
-            return self.target is not target or (view is not None and view.state in _OUTCOME)
+            return view.state if view is not None and view.state in _OUTCOME else None
 
-        await self._board.wait_for(done)
-        view = self._board.replicas.get(key)
-        return view.state if view is not None and view.state in _OUTCOME else None
+        await self._board.wait_for(lambda: outcome() is not None or not wanted_still())
+        return outcome() if wanted_still() else None
 
     def _is_ready(self, index: int) -> bool:
-        view = self._board.replicas.get(self._posts[index].supervisor.key)
+        return self._serves(self._posts[index])
+
+    def _serves(self, post: _Post) -> bool:
+        view = self._board.replicas.get(post.supervisor.key)
         return view is not None and view.state is State.READY
 
     def _start(
         self, index: int, launch: Launch | Failure | Address, target: Target, *, adopted: Adopted | None = None
     ) -> _Post:
         config = target.intent.config
-        key = ReplicaKey(self.name, index, self._generation)
-        self._generation += 1
+        key = self._new_key(index)
         order = target.order if adopted is None or adopted.current else _STALE
         supervisor: Supervisor | ExternalWatcher
         if isinstance(launch, Launch | Failure):
@@ -260,6 +301,10 @@ class Member:
         post = _Post(supervisor, task, launch, order, None if adopted is None else adopted.fingerprint)
         self._posts[index] = post
         return post
+
+    def _new_key(self, index: int) -> ReplicaKey:
+        self._generation += 1
+        return ReplicaKey(self.name, index, self._generation - 1)
 
     async def _stop(self, indexes: list[int]) -> None:
         posts = [self._posts[index] for index in indexes]

@@ -56,10 +56,12 @@ class Room:
             while member.target.running:
                 config = member.target.intent.config
                 verdict = self._verdict(config)
-                if verdict == Verdict():
-                    if waited:
-                        await self._memory_free(config)
+                if verdict == Verdict() and not waited:
                     return
+                if verdict == Verdict():
+                    await self._memory_free(config)
+                    waited = False
+                    continue  # that took its time: others may have come
                 self._tell(server, verdict.never)
                 waited = waited or not verdict.never
                 for name in verdict.evict:

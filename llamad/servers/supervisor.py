@@ -20,7 +20,7 @@ from llamad.servers.ending import Ending
 from llamad.servers.life import Life
 from llamad.servers.output import Output
 from llamad.servers.state import State
-from llamad.servers.telling import tell
+from llamad.servers.telling import tell, tell_bug
 from llamad.servers.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,8 @@ class Supervisor:
         """The last resort of this supervisor: a bug of ours costs this life and no other server."""
         try:
             return await self._live()
-        except Exception as error:
-            log.exception("a bug in llamad", extra={"server": self.key.server, "event": "bug"})
-            return Failure("internal-error", f"a bug in llamad: {error!r}", "please report it with the log"), 0.0
+        except Exception as error:  # noqa: BLE001 - it is told
+            return tell_bug(log, self.key.server, error), 0.0
 
     async def _live(self) -> tuple[Failure, float]:
         """One life, from start to end: why it ended, and for how many seconds it had been ready."""
@@ -113,10 +112,10 @@ class Supervisor:
             return error.failure, 0.0
         except OSError as error:
             return starting.spawn_failure(error), 0.0
-        life = Life(self.key, running, self._around, self._output, self._beat, lambda: self._config)
         ending = Ending(self.key, running, self._around, self._traffic, self._beat, lambda: self._config.stop)
         failure: Failure | None = None
         try:
+            life = Life(self.key, running, self._around, self._output, self._beat, lambda: self._config)
             failure = await life.run()
         except asyncio.CancelledError:
             await ending.gracefully()
