@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import resource
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def _fds() -> dict[int, str]:
         except FileNotFoundError:
             continue  # the one that lists the folder
     return out
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores SIGINT, and its children would too: what is interrupted here must notice."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
