@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from llamad.control.peers import how_to_be_allowed
 from llamad.errors import ExitCode, LlamadError, NotAllowedError, UnavailableError
 from llamad.host.dirs import directories
 
@@ -23,7 +24,6 @@ SYSTEM_SOCKET = Path("/run/llamad/control.sock")
 ANSWER_TIMEOUT = 30.0
 """Seconds for an answer to a question that waits for nothing."""
 _IS_IT_RUNNING = "is llamad running? systemctl status llamad; another socket is named by --socket or LLAMAD_SOCKET"
-_BE_ALLOWED = "add yourself to group llamad: sudo usermod -aG llamad $USER, then log in again; or use sudo"
 
 
 class RefusedError(LlamadError):
@@ -127,7 +127,7 @@ class Client:
 
     def _unreachable(self, error: OSError) -> LlamadError:
         if error.errno in (errno.EACCES, errno.EPERM):
-            return NotAllowedError(f"you may not connect to {self._path}", hint=_BE_ALLOWED)
+            return NotAllowedError(f"you may not connect to {self._path}", hint=how_to_be_allowed(self._path))
         why = "there is no such socket" if error.errno == errno.ENOENT else error.strerror or str(error)
         return UnavailableError(f"cannot reach llamad at {self._path}: {why}", hint=_IS_IT_RUNNING)
 

@@ -14,6 +14,7 @@ from typing import cast
 
 from aiohttp import web
 
+from llamad.control.peers import GROUP
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT
 
@@ -103,9 +104,10 @@ async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[No
 
 @contextlib.contextmanager
 def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.socket, int | None]]:
-    """A bound socket at `path` and the group whose members may connect: mode 0660 and `group` where this process may
-    give it away, else 0600 and None. The folder is made (0700) where only it is missing; a stale socket is replaced.
-    LlamadError where another llamad answers there, or where the path cannot be used. At the end the socket is gone.
+    """A bound socket at `path` and the group whose members may connect: mode 0660 and `group` where the file has that
+    group or can be given to it, else 0600 and None, with a line in the log. The folder is made (0700) where only it is
+    missing; a stale socket is replaced. LlamadError where another llamad answers there, or where the path cannot be
+    used. At the end the socket is gone.
     """
     if len(os.fsencode(path)) > UNIX_PATH_LIMIT:
         raise LlamadError(
@@ -127,9 +129,18 @@ def control_socket(path: Path, *, group: int | None) -> Iterator[tuple[socket.so
         try:
             yield sock, granted
         finally:
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino == inode:  # a llamad that came after us may have its own there
-                    path.unlink()
+            _remove_own(path, inode)
+
+
+def _remove_own(path: Path, inode: int) -> None:
+    """Unless a llamad that came after this one has its own there. One that stays is replaced by the next llamad."""
+    try:
+        if path.stat().st_ino == inode:
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.info("cannot remove %s: %s", path, error.strerror, extra={"event": "control-socket"})
 
 
 def _make_folder(path: Path) -> None:
@@ -157,11 +168,22 @@ def _remove_stale(path: Path) -> None:
 
 
 def _grant(path: Path, group: int | None) -> int | None:
+    """Let the members of `group` connect; the group, or None where only the own user (and root) may. The file is made
+    with the group of this process, which in the unit is the right one: there the sandbox forbids every chown.
+    """
     if group is None:
         return None
-    try:
-        os.chown(path, -1, group)
-    except PermissionError:  # llamad runs as a user that is not in the group
-        return None
+    if path.stat().st_gid != group:
+        try:
+            os.chown(path, -1, group)
+        except OSError as error:
+            expected = isinstance(error, PermissionError) and group not in (os.getegid(), *os.getgroups())
+            log.log(
+                logging.INFO if expected else logging.WARNING,
+                "members of group %s cannot control this llamad: %s cannot be given to the group: %s",
+                *(GROUP, path, error.strerror),
+                extra={"event": "control-group"},
+            )
+            return None
     path.chmod(0o660)
     return group

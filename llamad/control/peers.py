@@ -1,7 +1,7 @@
 """Who is at the other end of a unix socket, and whether they may be.
 
 The socket's mode already keeps others out; this check holds also where somebody changed the mode, or where the
-descriptor was handed on.
+descriptor was handed on. `how_to_be_allowed` is for those whom it keeps out.
 """
 
 import grp
@@ -10,6 +10,7 @@ import pwd
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 GROUP = "llamad"
 """Members of this group may control llamad."""
@@ -67,3 +68,15 @@ def group_id() -> int | None:
         return grp.getgrnam(GROUP).gr_gid
     except KeyError:
         return None
+
+
+def how_to_be_allowed(path: Path) -> str:
+    """What this process, which may not connect to the socket at `path`, has to do."""
+    group, uid = group_id(), os.geteuid()
+    if group is None:
+        return "use sudo, or ask as the user who runs llamad"
+    if group in (os.getegid(), *os.getgroups()):
+        return f"you are in group {GROUP}, but it may not use {path}: see journalctl -u llamad; until then, use sudo"
+    if group in _groups_of(uid, os.getgid()):
+        return f"you are in group {GROUP}, but this login is older than that: log in again, or run: newgrp {GROUP}"
+    return f"add yourself to group {GROUP}: sudo usermod -aG {GROUP} $USER, then log in again; or use sudo"

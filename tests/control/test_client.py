@@ -12,6 +12,7 @@ import pytest
 
 from llamad.control import client as client_module
 from llamad.control.client import Client, RefusedError, find_socket, own_client
+from llamad.control.peers import how_to_be_allowed
 from llamad.errors import ExitCode, LlamadError, NotAllowedError, UnavailableError
 from llamad.servers.plan import Action, Step
 from tests.control.fakes import FakeOperations, a_listener, daemon
@@ -83,7 +84,7 @@ def test_no_permission_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotAllowedError) as refused:
         Client(Path("/x")).get("status")
     assert refused.value.exit_code == 77
-    assert "sudo usermod -aG llamad $USER" in str(refused.value.hint)
+    assert refused.value.hint == how_to_be_allowed(Path("/x"))
 
 
 @contextmanager

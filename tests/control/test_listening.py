@@ -1,6 +1,7 @@
 """The socket file, and connections that are no good."""
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -45,13 +46,66 @@ def test_the_groups_members_may_connect_too(folder: Path) -> None:
         assert (mode(folder / "c.sock"), (folder / "c.sock").stat().st_gid, group) == (0o660, gid, gid)
 
 
-def test_a_group_it_may_not_give_the_socket_to_gets_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object) -> None:
-        raise PermissionError
+def refuse_chown(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
+    """As the unit's sandbox does (SystemCallFilter=~@privileged)."""
 
-    monkeypatch.setattr("os.chown", refuse)
+    def refuse(*_args: object, **_more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("chown", "fchown", "lchown"):
+        monkeypatch.setattr(f"os.{name}", refuse)
+
+
+def test_no_chown_is_needed_for_the_group_that_llamad_runs_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """User=llamad, Group=llamad, and a sandbox that forbids every chown: its members were locked out."""
+    refuse_chown(monkeypatch)
+    gid = os.getegid()
+    old = os.umask(0o077)  # the unit's
+    try:
+        with control_socket(folder / "c.sock", group=gid) as (_, group):
+            assert (mode(folder / "c.sock"), (folder / "c.sock").stat().st_gid, group) == (0o660, gid, gid)
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize(
+    ("number", "groups", "level"),
+    [(errno.EPERM, [], "INFO"), (errno.EPERM, [12345], "WARNING"), (errno.EROFS, [], "WARNING")],
+)
+def test_a_group_that_cannot_be_given_the_socket_is_told_of(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    groups: list[int],
+    level: str,
+) -> None:
+    """Expected of a user who is not in it, a fault where the service cannot."""
+    caplog.set_level("INFO")
+    refuse_chown(monkeypatch, number)
+    monkeypatch.setattr("os.getgroups", lambda: groups)
     with control_socket(folder / "c.sock", group=12345) as (_, group):
         assert (mode(folder / "c.sock"), group) == (0o600, None)
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert record.getMessage() == (
+        f"members of group llamad cannot control this llamad: {folder}/c.sock cannot be given to the group: "
+        f"{os.strerror(number)}"
+    )
+
+
+def test_a_socket_that_cannot_be_removed_is_told_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def refuse(*_args: object, **_more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with control_socket(folder / "c.sock", group=None):
+        monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.undo()
+    assert f"cannot remove {folder}/c.sock: Read-only file system" in caplog.text
 
 
 def test_the_folder_is_made_for_the_user_alone(folder: Path) -> None:

@@ -3,11 +3,12 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from llamad.control import peers
-from llamad.control.peers import Peer, group_id, may_control, peer_of
+from llamad.control.peers import Peer, group_id, how_to_be_allowed, may_control, peer_of
 
 
 @pytest.fixture
@@ -70,3 +71,23 @@ def test_llamads_group_need_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert group_id() == 0
     monkeypatch.setattr(peers, "GROUP", "no-such-group")
     assert group_id() is None
+
+
+@pytest.mark.parametrize(
+    ("group", "kernel", "database", "words"),
+    [
+        (None, [], [], "use sudo, or ask as the user who runs llamad"),
+        (991, [27], [27], "add yourself to group llamad: sudo usermod -aG llamad $USER, then log in again"),
+        (991, [27], [27, 991], "this login is older than that: log in again, or run: newgrp llamad"),
+        (991, [27, 991], [27, 991], "it may not use /run/x.sock: see journalctl -u llamad"),
+    ],
+)
+def test_who_is_kept_out_is_told_what_helps(
+    monkeypatch: pytest.MonkeyPatch, group: int | None, kernel: list[int], database: list[int], words: str
+) -> None:
+    """A member was told to become one."""
+    monkeypatch.setattr(peers, "group_id", lambda: group)
+    monkeypatch.setattr("os.getegid", lambda: 1000)
+    monkeypatch.setattr("os.getgroups", lambda: kernel)
+    monkeypatch.setattr("os.getgrouplist", lambda _name, _gid: database)
+    assert words in how_to_be_allowed(Path("/run/x.sock"))

@@ -14,6 +14,7 @@ from tests.lab.installed import (
     FAKE_MODEL,
     SERVICE,
     SHIPPED_CONFIG,
+    USERS,
     Document,
     Installed,
     lab_files,
@@ -108,6 +109,8 @@ def bare_guest(suite: str) -> Iterator[Guest]:
     with boot(root_of(suite), *options) as machine:
         for path, (content, mode) in lab_files().items():
             machine.write(path, content, mode)
+        for user in USERS:
+            machine.run("useradd", "--create-home", user)
         yield Guest(machine, suite)
 
 

@@ -19,6 +19,8 @@ CLIENT = "/usr/local/lib/lab/client.py"
 CONF = "/etc/llamad/conf.d/50-lab.yaml"
 DROP_IN = "/etc/systemd/system/llamad.service.d/lab.conf"
 SHIPPED_CONFIG = "/etc/llamad/llamad.yaml"
+USERS = ("alice", "bob", "carol")
+"""People with a login, in no group but their own."""
 
 Document = dict[str, Any]
 
@@ -50,6 +52,20 @@ class Installed:
     def code(self, *command: str) -> int:
         """How a command inside ends."""
         return self.machine.run(*command, check=False).returncode
+
+    # --- other people
+
+    def login(
+        self, user: str, *command: str, groups: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of one of USERS, in the groups of the user database; or in `groups` (none: ""), as in a login that
+        is older than a change of it.
+        """
+        become = [f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        if groups is not None:
+            become[2:] = [f"--groups={groups}"] if groups else ["--clear-groups"]
+        own = ("env", f"HOME=/home/{user}", f"USER={user}")
+        return self.machine.run("setpriv", *become, "--", *own, *command, check=False, timeout=timeout)
 
     # --- the service
 
