@@ -4,18 +4,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamad.accepted import accepted_file, emptied
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
+from llamad.control.client import answers
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.cgroup import Groups
 from llamad.host.dirs import Directories
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
+from llamad.host.users import service_uid, user_name
 from llamad.reap import STOPPING_MARK
 from llamad.servers.fleet import Fleet
 from llamad.servers.intents import intents
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def make(directories: Directories) -> None:
-    """Make the directories that systemd would have made."""
+    """Make the directories that systemd would have made. LlamadError where that cannot be, or where they are those of
+    another user's llamad: of the service, mostly, beside which root starts one by hand.
+    """
+    refuse_foreign(directories)
     for path in (directories.runtime, directories.servers, directories.state, directories.models, directories.cache):
         try:
             path.mkdir(mode=0o700 if path == directories.servers else 0o750, parents=True, exist_ok=True)
@@ -37,8 +41,32 @@ def make(directories: Directories) -> None:
                 f"cannot make {path}: {error.strerror}",
                 hint="run it as a service, or set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
             ) from None
-    if directories.runtime.stat().st_uid != os.geteuid():  # /tmp/llamad-UID may have been made by anybody
-        raise LlamadError(f"{directories.runtime} belongs to somebody else", hint="remove it, or set RUNTIME_DIRECTORY")
+    refuse_foreign(directories)  # /tmp/llamad-UID may have been made by anybody meanwhile
+
+
+def refuse_foreign(directories: Directories) -> None:
+    """LlamadError where the runtime directory is another user's. Nor does root work in the state and the cache of the
+    service: what it leaves there the service could not use, and what the service left there root should not trust.
+    """
+    uid, service = os.geteuid(), service_uid()
+    for path in (directories.runtime, directories.state, directories.cache):
+        try:
+            owner = path.stat().st_uid
+        except OSError:  # it is not there; one that cannot be used is told by who makes it
+            continue
+        if owner == uid or (path != directories.runtime and not (uid == 0 and owner == service)):
+            continue
+        if answers(directories.control_socket):
+            raise LlamadError(
+                f"llamad runs already, as {user_name(owner)}",
+                hint="use that one: llamad status, systemctl status llamad; a second one needs directories of its own:"
+                " set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY",
+            )
+        start = "start the service (systemctl start llamad), or " if owner == service else ""
+        raise LlamadError(
+            f"{path} belongs to {user_name(owner)}, and this llamad runs as {user_name(uid)}",
+            hint=f"{start}set RUNTIME_DIRECTORY, STATE_DIRECTORY and CACHE_DIRECTORY to directories of your own",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +179,12 @@ async def take_over(
             log.warning("stored descriptors %r belong to nothing that is known: closed", name)
             close_all(handed.pop(name))
             notifier.remove(name)
-    with suppress(OSError):
+    try:
         mark.unlink(missing_ok=True)
-    await end_recorded(unclaimed)
-    await end_processes(unwanted)
+    except OSError as error:  # a crash would be taken for a stop: its servers would end with it
+        log.warning("cannot remove %s: %s", mark, error.strerror, extra={"event": "stopping-mark"})
+    await end_recorded(unclaimed, directories.servers)
+    await end_processes(unwanted, directories.servers)
     if notifier.can_store:  # a service: nobody else has servers in this control group
         await end_groups(groups.existing(), [record.name for record in claimed if record not in unwanted])
     stopped = [name for name in found.stopped if name not in wanted or not wanted[name].config.external]

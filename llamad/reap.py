@@ -5,13 +5,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 
 from llamad.errors import ExitCode, LlamadError
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
 from llamad.host.lock import lock_file, only_one
+from llamad.host.users import become_owner_of
 from llamad.servers.ledger import read_ledger
 from llamad.servers.leftovers import end_groups, end_recorded
 
@@ -33,24 +34,30 @@ def comes_back(environ: Mapping[str, str], *, keep: bool, stopping: bool) -> boo
 
 def reap() -> int:
     """End every server that is left, unless llamad is started again and takes them over. Returns the exit code: 1 where
-    something could not be ended, or where a llamad runs whose servers these are.
+    something could not be ended, or where a llamad runs whose servers these are. Root does it as the user of that
+    llamad, who wrote down what there is to end.
     """
     journal.setup("auto", "info", environ=os.environ, stream=sys.stderr)
     directories = own_directories()
-    is_used = lock_file(directories).exists()  # made by root, it would keep the service's user from making it
     try:
+        become_owner_of(directories.runtime)
+        is_used = lock_file(directories).exists()  # made by root, it would keep the service's user from making it
         with only_one(directories) if is_used else nullcontext():
             return _reap(directories)
     except LlamadError as error:
         log.error("nothing was ended: %s", error.message, extra={"event": "reap"})
-        return ExitCode.FAILED
+    except OSError as error:  # it cannot become the owner, or that one may not enter
+        log.error("nothing was ended: %s", error, extra={"event": "reap"})
+    return ExitCode.FAILED
 
 
 def _reap(directories: Directories) -> int:
     keep_mark = directories.runtime / KEEP_MARK
     keep, stopping = keep_mark.exists(), (directories.runtime / STOPPING_MARK).exists()
-    with suppress(OSError):
+    try:
         keep_mark.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s, it will hold again: %s", keep_mark, error.strerror, extra={"event": "reap"})
     if comes_back(os.environ, keep=keep, stopping=stopping):
         log.info("llamad will be back: its servers go on", extra={"event": "reap"})
         return ExitCode.OK
@@ -59,5 +66,5 @@ def _reap(directories: Directories) -> int:
 
 async def _end_all(directories: Directories) -> bool:
     """First what may end in order, then whatever lives on in a group."""
-    ended = await end_recorded(read_ledger(directories.ledger).records)
+    ended = await end_recorded(read_ledger(directories.ledger).records, directories.servers)
     return await end_groups(Groups(own_group()).existing(), ()) and ended

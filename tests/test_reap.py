@@ -1,9 +1,12 @@
 """What ExecStopPost= does: it knows who comes back, and ends what nobody would take over."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,6 +22,7 @@ from llamad.host.lock import only_one
 from llamad.host.pidfd import boot_id, start_time
 from llamad.reap import KEEP_MARK, STOPPING_MARK, comes_back, reap
 from llamad.servers.ledger import Record
+from tests.folders import short_folder
 
 CRASHED = {"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "KILL"}
 STOPPED = {"SERVICE_RESULT": "success", "EXIT_CODE": "exited", "EXIT_STATUS": "0"}
@@ -169,3 +173,62 @@ def test_control_groups_are_emptied_and_removed(
     assert len(lines) == 1
     assert lines[0].endswith("full of an earlier llamad is known to nobody: ending it")
     assert os.environ["RUNTIME_DIRECTORY"] == str(runtime)
+
+
+NOBODY = 65534
+REAP = "import sys; from llamad.cli.main import main; import llamad.reap; sys.exit(main(['reap']))"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to give its power up")
+def test_root_does_not_do_what_the_services_user_wrote() -> None:
+    """A ledger of another user named a process and a socket of root's: `sudo llamad reap` ended both."""
+    with short_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
+        folder.chmod(0o711)
+        listener.bind(str(folder / "precious"))
+        runtime = folder / "run"
+        runtime.mkdir()
+        with subprocess.Popen(["/bin/sleep", "60"], process_group=0) as process:
+            ticks = start_time(process.pid)
+            assert ticks is not None
+            address = f"unix:{folder}/precious"
+            record = Record("a", 0, 0, process.pid, ticks, boot_id() or "", "f", address, time.monotonic())
+            document = {"version": 1, "children": [asdict(record)], "stopped": []}
+            (runtime / "children.json").write_text(json.dumps(document))
+            for path in (runtime, runtime / "children.json"):
+                os.chown(path, NOBODY, NOBODY)
+            done = subprocess.run(
+                [sys.executable, "-c", REAP],
+                env={**os.environ, "RUNTIME_DIRECTORY": str(runtime)},
+                cwd=Path(__file__).parents[1],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert process.poll() is None
+            process.kill()
+        assert done.returncode == 1
+        assert f"a-0-0 of an earlier llamad cannot be ended: pid {process.pid}" in done.stderr
+        assert (folder / "precious").exists()
+
+
+def test_root_that_cannot_become_the_owner_ends_nothing(
+    server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(module, "become_owner_of", refuse)
+    assert reap() == 1
+    assert server.poll() is None
+    assert "nothing was ended: [Errno 1] Operation not permitted" in capfd.readouterr().err
+
+
+def test_a_mark_that_cannot_be_removed_is_told(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert reap() == 0
+    assert f"cannot remove {runtime}/keep, it will hold again" in capfd.readouterr().err

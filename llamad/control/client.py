@@ -167,3 +167,12 @@ def _refusal(error: Document) -> RefusedError:
 def own_client(given: Path | None) -> Client:
     """The client for this process's user and environment."""
     return Client(find_socket(given, os.environ, uid=os.geteuid()))
+
+
+def answers(path: Path) -> bool:
+    """Whether a process accepts connections at `path`, as far as this one may see."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
+        except OSError:  # a path that no socket can have
+            return False

@@ -5,17 +5,27 @@ One small JSON file in the runtime directory, replaced in one step at every star
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamad.config.values import SERVER_NAME
 from llamad.host.address import parse_address
 from llamad.host.files import read_text, replace_file
 from llamad.servers.board import ReplicaKey
 
 log = logging.getLogger(__name__)
 _VERSION = 1
+_RANGES: dict[str, tuple[float, float]] = {
+    "pid": (2, 1 << 22),  # 0 and below mean groups to kill(2), 1 is nobody's child; more than PID_MAX_LIMIT none can be
+    "index": (0, 1 << 20),
+    "generation": (0, 1 << 62),
+    "start_ticks": (0, 1 << 62),
+    "started_at": (0, 1e12),
+}
+"""Least and most of what a record says; NaN is in no range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +106,29 @@ class Found:
 
 
 def read_ledger(path: Path) -> Found:
-    """What an earlier llamad wrote; one warning and nothing where the file is not what it should be."""
+    """What an earlier llamad wrote. What is not as it should be is left out with a warning: the whole file, or single
+    records of it. Nothing in the file can end a start.
+    """
     try:
         document = json.loads(read_text(path))
         if document["version"] != _VERSION:
             raise ValueError(f"version {document['version']}")
-        records = tuple(_record(entry) for entry in document["children"])
-        return Found(records, frozenset(str(name) for name in document["stopped"]))
+        entries, stopped = list(document["children"]), frozenset(str(name) for name in document["stopped"])
     except FileNotFoundError:
         return Found()
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is not usable and is ignored: %s", path, error, extra={"event": "ledger"})
         return Found()
+    records: dict[int, Record] = {}
+    for entry in entries:
+        try:
+            record = _record(entry)
+            if record.pid in records or record.key in (one.key for one in records.values()):
+                raise ValueError(f"pid {record.pid} or {record.name} is there twice")
+            records[record.pid] = record
+        except (ValueError, TypeError) as error:
+            log.warning("%s: a record is not usable and is ignored: %s", path, error, extra={"event": "ledger"})
+    return Found(tuple(records.values()), stopped)
 
 
 def _record(entry: dict[str, Any]) -> Record:
@@ -115,8 +136,11 @@ def _record(entry: dict[str, Any]) -> Record:
     for name, kind in Record.__annotations__.items():
         value = getattr(record, name)
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}")
+            raise TypeError(f"{name} is {value!r:.80}")
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(record, name) <= most:
+            raise ValueError(f"{name} is {getattr(record, name)!r:.80}")
+    if not re.fullmatch(SERVER_NAME, record.server):
+        raise ValueError(f"server is {record.server!r:.80}")
     parse_address(record.address)
-    if record.pid <= 1 or record.index < 0:  # 0 and below mean groups to kill(2), 1 is nobody's child
-        raise ValueError(f"pid {record.pid}, index {record.index}")
     return record

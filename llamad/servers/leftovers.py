@@ -6,8 +6,8 @@ import os
 import signal
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from llamad.host.address import UnixAddress, parse_address
 from llamad.host.cgroup import Group
@@ -103,8 +103,8 @@ def _wanted_launch(record: Record, wanted: Mapping[str, Intent]) -> Launch | Fai
     return intent.launches[record.index]
 
 
-async def end_processes(unwanted: Mapping[Record, Process]) -> None:
-    """End children that were taken over and are not wanted."""
+async def end_processes(unwanted: Mapping[Record, Process], sockets: Path) -> None:
+    """End children that were taken over and are not wanted, and remove their sockets from the folder `sockets`."""
     processes = unwanted.values()
     for process in processes:
         process.attach(lambda _: None)
@@ -117,31 +117,32 @@ async def end_processes(unwanted: Mapping[Record, Process]) -> None:
         await asyncio.wait([process.ended for process in processes], timeout=KILL_TIMEOUT)
     for record, process in unwanted.items():
         process.close()
-        _unlink_socket(record)
+        _unlink_socket(record, sockets)
 
 
-async def end_recorded(records: Iterable[Record]) -> bool:
-    """End what runs under the recorded pids, if it is still the very process that was recorded. Returns whether none
-    of them runs now.
+async def end_recorded(records: Iterable[Record], sockets: Path) -> bool:
+    """End what runs under the recorded pids, if it is still the very process that was recorded, and remove their
+    sockets from the folder `sockets`, and nothing elsewhere. Returns whether none of them runs now.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_end_recorded(record)) for record in records]
+    for record in records:
+        _unlink_socket(record, sockets)
     return all(task.result() for task in tasks)
 
 
 async def _end_recorded(record: Record) -> bool:
     pid_fd = _open_same(record)
-    ended = True
-    if pid_fd is not None:
-        try:
-            _tell(record, "of an earlier llamad still runs as pid %d: ending it")
-            ended = await _end(pid_fd, record.pid)
-            if not ended:
-                _tell(record, "of an earlier llamad cannot be ended: pid %d")
-        finally:
-            os.close(pid_fd)
-    _unlink_socket(record)
-    return ended
+    if pid_fd is None:
+        return True
+    try:
+        _tell(record, "of an earlier llamad still runs as pid %d: ending it")
+        ended = await _end(pid_fd, record.pid)
+        if not ended:
+            _tell(record, "of an earlier llamad cannot be ended: pid %d")
+        return ended
+    finally:
+        os.close(pid_fd)
 
 
 def _tell(record: Record, text: str) -> None:
@@ -160,11 +161,17 @@ def _open_same(record: Record) -> int | None:
 
 async def _end(pid_fd: int, pid: int) -> bool:
     """SIGTERM, grace, SIGKILL to the whole group; whether it has ended."""
-    with suppress(PermissionError):
+    try:
         send_signal(pid_fd, signal.SIGTERM)
+    except PermissionError:  # another user's: no signal would be taken
+        return False
     ended = await _ended_within(pid_fd, TERM_TIMEOUT)
-    with suppress(PermissionError, ProcessLookupError):
+    try:
         os.killpg(pid, signal.SIGKILL)  # at once after the end: the number cannot come to mean another group so soon
+    except ProcessLookupError:  # it was the last of its group, or led none
+        send_signal(pid_fd, signal.SIGKILL)
+    except PermissionError as error:
+        log.warning("what pid %d has started cannot be ended: %s", pid, error.strerror, extra={"event": "leftover"})
     return ended or await _ended_within(pid_fd, KILL_TIMEOUT)
 
 
@@ -202,8 +209,13 @@ async def end_groups(groups: Mapping[str, Group], kept: Iterable[str]) -> bool:
     return not left
 
 
-def _unlink_socket(record: Record) -> None:
+def _unlink_socket(record: Record, folder: Path) -> None:
+    """Only what is in llamad's own folder: the record is what somebody wrote into a file."""
     address = parse_address(record.address)
-    with suppress(OSError):
-        if isinstance(address, UnixAddress) and address.path.is_socket():
+    if not isinstance(address, UnixAddress) or address.path.parent != folder:
+        return
+    try:
+        if address.path.is_socket():
             address.path.unlink()
+    except OSError as error:  # it is in nobody's way: the next one has another name
+        log.info("cannot remove %s: %s", address.path, error.strerror, extra={"event": "leftover"})

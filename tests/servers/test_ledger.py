@@ -75,16 +75,8 @@ def _document(**changes: Any) -> str:
         "5",
         "{}",
         '{"version": 2, "children": [], "stopped": []}',
-        '{"version": 1, "children": [5], "stopped": []}',
-        '{"version": 1, "children": [{}], "stopped": []}',
         '{"version": 1, "children": []}',
-        _document(pid="4711"),
-        _document(pid=True),
-        _document(pid=0),
-        _document(pid=-1),
-        _document(server=None),
-        _document(more=1),
-        _document(address="nowhere"),
+        '{"version": 1, "children": 5, "stopped": []}',
         "\udcff",
     ],
 )
@@ -95,3 +87,76 @@ def test_a_file_that_is_something_else_is_told_and_ignored(
     path.write_bytes(text.encode(errors="surrogateescape"))
     assert read_ledger(path) == Found()
     assert "is not usable and is ignored" in caplog.text
+
+
+WILD = [
+    {"pid": "4711"},
+    {"pid": True},
+    {"pid": 0},
+    {"pid": -1},
+    {"pid": 1},
+    {"pid": 2**22 + 1},
+    {"pid": 2**31},
+    {"pid": 2**63},
+    {"pid": 10**400},
+    {"pid": 4711.0},
+    {"pid": None},
+    {"index": -1},
+    {"index": 2**64},
+    {"generation": -1},
+    {"generation": "0"},
+    {"start_ticks": -5},
+    {"start_ticks": 10**30},
+    {"started_at": float("nan")},
+    {"started_at": float("inf")},
+    {"started_at": -1.0},
+    {"started_at": 10**400},
+    {"started_at": "now"},
+    {"boot_id": 5},
+    {"fingerprint": None},
+    {"server": None},
+    {"server": ""},
+    {"server": "../../x"},
+    {"server": "a" * 64},
+    {"server": "x\n"},
+    {"more": 1},
+    {"address": "nowhere"},
+    {"address": "unix:relative"},
+    {"address": ["unix:/x"]},
+]
+
+
+@pytest.mark.parametrize("changes", WILD, ids=range(len(WILD)))
+def test_a_wild_record_is_told_and_costs_no_other(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pid of 2^31 ended every start (OverflowError)."""
+    path = tmp_path / "children.json"
+    document = {"version": 1, "children": [{**asdict(RECORD), **changes}, asdict(OTHER)], "stopped": ["a"]}
+    path.write_text(json.dumps(document))
+    assert read_ledger(path) == Found((OTHER,), frozenset({"a"}))
+    (told,) = caplog.messages
+    assert told.startswith(f"{path}: a record is not usable and is ignored: ")
+    assert len(told) < 400
+
+
+@pytest.mark.parametrize("entry", [5, "a", [], {}, None])
+def test_what_is_no_record_is_told_and_costs_no_other(
+    entry: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "children.json"
+    path.write_text(json.dumps({"version": 1, "children": [entry, asdict(OTHER)], "stopped": []}))
+    assert read_ledger(path).records == (OTHER,)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("changes", [{"index": 7}, {"pid": 4713}])
+def test_a_process_or_a_replica_is_recorded_once(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the one that was taken over would be ended as a leftover."""
+    path = tmp_path / "children.json"
+    document = {"version": 1, "children": [asdict(RECORD), {**asdict(RECORD), **changes}], "stopped": []}
+    path.write_text(json.dumps(document))
+    assert read_ledger(path).records == (RECORD,)
+    assert "is there twice" in caplog.text
