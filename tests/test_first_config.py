@@ -48,7 +48,10 @@ class Site:
         )
         self.drop_in.write_text("servers: {b: {model: m.gguf}}")
         keep_accepted((self.file, self.drop_in), self.file, self.directories)
-        children = [asdict(Record(name, 0, 0, 4711, 1, "boot", "print", "unix:/x", time.time())) for name in ("a", "b")]
+        children = [
+            asdict(Record(name, 0, 0, pid, 1, "boot", "print", "unix:/x", time.time()))
+            for name, pid in (("a", 4711), ("b", 4712))
+        ]
         document = {"version": 1, "children": children, "stopped": []}
         self.directories.ledger.write_text(json.dumps(document))
 

@@ -12,6 +12,7 @@ from tests.lab.installed import (
     DROP_IN,
     FAKE,
     FAKE_MODEL,
+    KEYS,
     SERVICE,
     SHIPPED_CONFIG,
     USERS,
@@ -50,8 +51,9 @@ class Guest(Installed):
         """Back to the fresh installation: nothing runs, nothing is configured, the journal is read from here."""
         self.run("systemctl", "stop", SERVICE, check=False)
         self.run("systemctl", "kill", "-s", "KILL", SERVICE, check=False)
-        for path in (DROP_IN, CONF):
+        for path in (DROP_IN, CONF, KEYS):
             self.machine.remove(path)
+        self.run("systemd-tmpfiles", "--create", "llamad.conf")
         self.machine.write(SHIPPED_CONFIG, (REPOSITORY / "packaging/llamad.yaml").read_text())
         self.run("systemctl", "daemon-reload")
         self.run("systemctl", "reset-failed", SERVICE, check=False)

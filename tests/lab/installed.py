@@ -18,6 +18,7 @@ FAKE_MODEL = "/srv/models/tiny.gguf"
 CLIENT = "/usr/local/lib/lab/client.py"
 CONF = "/etc/llamad/conf.d/50-lab.yaml"
 DROP_IN = "/etc/systemd/system/llamad.service.d/lab.conf"
+KEYS = "/etc/llamad/api-keys"
 SHIPPED_CONFIG = "/etc/llamad/llamad.yaml"
 USERS = ("alice", "bob", "carol")
 """People with a login, in no group but their own."""

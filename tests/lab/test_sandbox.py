@@ -62,7 +62,7 @@ def test_the_exposure_is_one_and_a_half_or_better(guest: Guest) -> None:
     assert exposure(guest.run("systemd-analyze", "security", "--no-pager", "llamad.service")) <= 1.5
 
 
-@pytest.mark.parametrize("example", ["writable-executable-memory", "models-elsewhere", "proxy"])
+@pytest.mark.parametrize("example", ["writable-executable-memory", "models-elsewhere", "proxy", "accelerator"])
 def test_each_drop_in_example_is_understood(guest: Guest, example: str) -> None:
     share = "/usr/local/share" if guest.suite == "bookworm" else "/usr/share"
     text = guest.run("cat", f"{share}/doc/llamad/examples/{example}.conf")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.lab.guest import Guest, any_server, fake_server
-from tests.lab.installed import SERVICE
+from tests.lab.installed import CLIENT, KEYS, SERVICE
 from tests.lab.machine import until
 
 pytestmark = pytest.mark.lab
@@ -107,12 +107,19 @@ def test_the_socket_unit_starts_the_service_with_the_first_client(guest: Guest) 
         guest.run("systemctl", "stop", "llamad.socket", SERVICE)
 
 
-def test_a_missing_key_file_is_made_at_the_next_boot(guest: Guest) -> None:
-    guest.machine.remove("/etc/llamad/api-keys")
-    assert guest.code("systemctl", "start", SERVICE) != 0
-    guest.run("systemd-tmpfiles", "--create")
+def test_a_key_file_that_was_deleted_holds_no_key_and_fails_no_start(guest: Guest) -> None:
+    """LoadCredential= alone ends such a start with 243/CREDENTIALS."""
+    guest.configure({"one": fake_server()})
+    guest.machine.remove(KEYS)
     guest.start()
-    assert guest.run("stat", "-c", "%a %U:%G", "/etc/llamad/api-keys").strip() == "640 root:llamad"
+    assert guest.ask("one")["choices"]
+    assert guest.run("llamad", "check")
+    guest.run("systemd-tmpfiles", "--create")
+    assert guest.run("stat", "-c", "%a %U:%G", KEYS).strip() == "640 root:llamad"
+    guest.machine.write(KEYS, "me:secret\n", 0o640)
+    guest.run("systemctl", "restart", SERVICE)
+    guest.wait_ready("one")
+    assert guest.code("python3", CLIENT, "ask", "one", "1") != 0, "a key is asked"
 
 
 def test_a_notify_socket_that_is_not_there_and_foreign_descriptors_hinder_nobody(guest: Guest) -> None:

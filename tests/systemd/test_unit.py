@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ SERVICE = {
     "Service.CacheDirectory": ["llamad"],
     "Service.CacheDirectoryMode": ["0750"],
     "Service.LoadCredential": ["api-keys:/etc/llamad/api-keys"],
+    "Service.SetCredential": ["api-keys:\\n"],
     "Service.LimitNOFILE": ["65536"],
     "Service.LimitMEMLOCK": ["infinity"],
     "Service.LimitCORE": ["0"],
@@ -68,7 +70,16 @@ SERVICE = {
     "Service.PrivateUsers": ["yes"],
     "Service.PrivateDevices": ["no"],
     "Service.DevicePolicy": ["closed"],
-    "Service.DeviceAllow": ["char-nvidia* rw", "char-drm rw", "char-kfd rw", "char-accel rw"],
+    "Service.DeviceAllow": [
+        f"{device} rw"
+        for device in (
+            *("char-nvidia*", "char-drm", "char-kfd", "char-accel"),
+            "/dev/dxg",
+            *("/dev/nvmap", "/dev/nvsciipc", "char-*nvhost*", "char-host1x*", "char-nvgpu*"),
+            *("char-*.gpu", "char-*.ga10b", "char-*.gv11b", "char-*.gp10b"),
+            *("char-kgsl*", "/dev/mali0"),
+        )
+    ],
     "Service.LockPersonality": ["yes"],
     "Service.MemoryDenyWriteExecute": ["yes"],
     "Service.RemoveIPC": ["yes"],
@@ -115,6 +126,45 @@ def test_the_service_starts_after_what_it_needs() -> None:
     (after,) = found["Unit.After"]
     (wanted,) = found["Unit.Wants"]
     assert set(wanted.split()) < set(after.split())
+
+
+# A line of /proc/devices, or a node: what people's accelerators are called, and what nobody wants let in.
+DEVICES = {
+    "nvidia-frontend": True,
+    "nvidia": True,
+    "nvidia-uvm": True,
+    "nvidia-caps": True,
+    "drm": True,
+    "kfd": True,
+    "accel": True,
+    "nvhost": True,
+    "host1x-fence": True,
+    "57000000.gpu": True,
+    "17000000.gpu": True,
+    "17000000.ga10b": True,
+    "17000000.gv11b": True,
+    "17000000.gp10b": True,
+    "kgsl-3d": True,
+    "/dev/dxg": True,
+    "/dev/nvmap": True,
+    "/dev/mali0": True,
+    "misc": False,
+    "mem": False,
+    "sd": False,
+    "input": False,
+    "tty": False,
+    "/dev/kvm": False,
+    "/dev/mem": False,
+    "/dev/nvram": False,
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_service_may_open_accelerators_and_nothing_else(device: str) -> None:
+    """WSL2 and Jetson were left out: no GPU was found there, and nothing said why."""
+    allowed = [value.split()[0] for value in settings(SYSTEMD / "llamad.service")["Service.DeviceAllow"]]
+    name = device if device.startswith("/") else f"char-{device}"
+    assert any(fnmatchcase(name, pattern) for pattern in allowed) is DEVICES[device]
 
 
 def test_no_man_page_is_documented() -> None:
