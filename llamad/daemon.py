@@ -21,6 +21,7 @@ from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
 from llamad.front import Front, farewell
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
+from llamad.host.descriptors import raise_limit
 from llamad.host.dirs import Directories, own_directories
 from llamad.host.fdstore import received
 from llamad.host.lock import only_one
@@ -115,7 +116,9 @@ class Daemon:
         self._pulse = Pulse(loop.time)
         self._ledger = Ledger(directories.ledger)
         self._groups = Groups(own_group())
-        self._launcher = ProcessLauncher(self._ledger, self._groups, notifier if notifier.can_store else None)
+        self._launcher = ProcessLauncher(
+            self._ledger, self._groups, notifier if notifier.can_store else None, descriptors=raise_limit()
+        )
         self._credentials = credentials = Credentials(environ, redaction)
         self._fleet = Fleet(
             Around(

@@ -41,6 +41,8 @@ class Llamad:
         self.manager = manager
         self.client = Client(self.runtime / "control.sock")
         self.process: subprocess.Popen[bytes] | None = None
+        self.descriptors: str | None = None
+        """Its soft and hard limit of file descriptors, as SOFT:HARD; None: those of this process."""
         self.binary = fake_binary(folder)
         self.model = folder / "m.gguf"
         self.model.write_bytes(gguf({"general.architecture": "llama"}))
@@ -73,6 +75,8 @@ class Llamad:
             **environment,
         }
         words = [sys.executable, "-m", "llamad", "run", "--config", str(self.file)]
+        if self.descriptors is not None:
+            words = ["prlimit", f"--nofile={self.descriptors}", *words]
         fds: list[int] = []
         if self.manager is not None:
             self.manager.pump()

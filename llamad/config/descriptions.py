@@ -23,6 +23,8 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "api_keys_file": "one NAME:KEY a line; without keys none is asked, and only loopback may be listened on",
         "insecure": "true: listen beyond loopback without keys",
         "max_body": "the largest request",
+        "max_connections": "clients that may be connected at once, as far as file descriptors (LimitNOFILE=) allow; "
+        "where there are more, idle connections are closed, and if none is idle the newest gets 503",
         "queue": "requests that wait for a replica, per server",
         "access_log": "which requests are logged",
         "cors_origins": "web pages that may ask from a browser",

@@ -66,6 +66,7 @@ class GatewayConfig(Section):
     api_keys_file: FilePath | None = None
     insecure: Flag = False
     max_body: Size = 64 << 20
+    max_connections: Count = 16384
     queue: QueueConfig = QueueConfig()
     access_log: AccessLog = "errors"
     cors_origins: tuple[Text, ...] = ()

@@ -16,11 +16,12 @@ from aiohttp import web
 
 from llamad.control.peers import GROUP
 from llamad.errors import LlamadError
+from llamad.host.accept import Acceptor
 from llamad.host.address import UNIX_PATH_LIMIT
+from llamad.host.descriptors import control_connections, own_limit
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 256
 IDLE_TIMEOUT = 30.0
 LAST_ANSWERS = 0.5
 """Seconds that an answer may still take when llamad ends."""
@@ -40,7 +41,7 @@ class Connection(web.RequestHandler):
         """Turn one client too many away at once."""
         super().connection_made(transport)
         manager = self._manager
-        if manager is not None and len(manager.connections) > MAX_CONNECTIONS:
+        if manager is not None and len(manager.connections) > control_connections(own_limit()):
             transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, and do not say so
             transport.write(_BUSY)
             self.force_close()
@@ -93,11 +94,11 @@ async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[No
                 read_bufsize=4096,
             )
 
-        server = await loop.create_unix_server(connection, sock=sock)
+        acceptor = Acceptor(sock, connection)
         try:
             yield
         finally:
-            server.close()
+            await acceptor.close()
     finally:
         await runner.cleanup()
 

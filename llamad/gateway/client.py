@@ -5,19 +5,18 @@ import re
 import select
 import socket
 import struct
+from collections import OrderedDict
 from enum import Enum, auto
 from math import inf
 from typing import cast
 
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.http1 import check_start, read_request, unread_request
-from llamad.gateway.shared import Shared
+from llamad.gateway.shared import Shared, Swept
 from llamad.gateway.turn import Turn
 
 _MAX_AHEAD = 64 << 10
 """Bytes of further requests that are taken while one is worked on."""
-_REFUSED_AT_ONCE = 256
-"""Connections beyond the limit that are told so; more are just closed."""
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _RESET = struct.pack("ii", 1, 0)
 
@@ -42,7 +41,18 @@ _IDLE, _HEAD, _BODY, _ANSWER, _AHEAD = Stage.IDLE, Stage.HEAD, Stage.BODY, Stage
 class Client(asyncio.Protocol):
     """One connection. `deadline` is when the periodic sweep ends what it waits for (the loop's clock)."""
 
-    __slots__ = ("_shared", "_stage", "_transport", "_turn", "buffer", "deadline", "peer", "write", "writing_paused")
+    __slots__ = (
+        "_among",
+        "_shared",
+        "_stage",
+        "_transport",
+        "_turn",
+        "buffer",
+        "deadline",
+        "peer",
+        "write",
+        "writing_paused",
+    )
 
     _transport: asyncio.Transport
 
@@ -50,6 +60,8 @@ class Client(asyncio.Protocol):
         self._shared = shared
         self._stage = Stage.IDLE
         self._turn: Turn | None = None
+        self._among: OrderedDict[Swept, None] | None = None
+        """Where it stands among the clients without a request, which may be closed to make room."""
         self.buffer = b""
         self.peer = ""
         self.deadline = inf
@@ -63,13 +75,14 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         shared = self._shared
-        self.deadline = shared.loop.time() + shared.limits.head_timeout
+        limits = shared.limits
+        self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.head_timeout)
         shared.came(self)
-        too_many = len(shared.clients) - shared.limits.connections
-        if too_many > _REFUSED_AT_ONCE:
-            self.drop()
-        elif too_many > 0:
+        if len(shared.clients) > shared.limits.connections and not shared.make_room():
             self._refuse(MalformedError(503, "there are too many connections: close some, or try again later"))
+            self._stand_among(None)  # it leaves by itself, and makes no room
+        else:
+            self._stand_among(shared.strangers)
 
     def data_received(self, data: bytes) -> None:
         stage = self._stage
@@ -91,6 +104,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.left(self)
+        self._stand_among(None)
         self._abandon()
 
     def pause_writing(self) -> None:
@@ -162,7 +176,9 @@ class Client(asyncio.Protocol):
 
     def turn_over(self, *, keep_alive: bool, lingering: bool) -> None:
         """All is written: go on to the next request, or leave."""
-        self._turn = None
+        turn, self._turn = self._turn, None
+        assert turn is not None
+        self._stand_among(self._shared.strangers if turn.exchange.key is None else self._shared.known)
         if not keep_alive:
             self._leave(lingering=lingering or bool(self.buffer))
             return
@@ -201,10 +217,19 @@ class Client(asyncio.Protocol):
             self._refuse(error)
             return
         self.buffer = buffer[end + 4 :]
+        self._stand_among(None)
         self._stage = _ANSWER
         self.deadline = inf
         turn = self._turn = Turn(self._shared, self, request)
         turn.begin()
+
+    def _stand_among(self, clients: OrderedDict[Swept, None] | None) -> None:
+        """Wait for a request among `clients`, or have one (None)."""
+        if self._among is not None:
+            self._among.pop(self, None)
+        if clients is not None:
+            clients[self] = None
+        self._among = clients
 
     def _skip_empty_lines(self) -> bytes:
         """Empty lines before a request line are let pass (RFC 9112 section 2.2); returns what is left."""

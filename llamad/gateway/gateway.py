@@ -14,6 +14,7 @@ from llamad.gateway.server import GatewayServer
 from llamad.gateway.shared import Limits
 from llamad.gateway.types import Backends
 from llamad.host.address import Address
+from llamad.host.descriptors import client_connections, own_limit
 from llamad.metrics import Metrics
 
 __all__ = ["Gateway", "inherit"]
@@ -41,7 +42,8 @@ class Gateway:
         inherited: Mapping[Address, list[socket.socket]] | None = None,
     ) -> None:
         self._policy = Policy(backends, settings, keys, metrics, wanted=wanted, external_key=external_key)
-        self._server = GatewayServer(self._policy, limits_of(settings), report=report, inherited=inherited)
+        self._backends = backends
+        self._server = GatewayServer(self._policy, self._limits(settings), report=report, inherited=inherited)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -65,7 +67,7 @@ class Gateway:
     async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
         """Take over an accepted configuration. Connections, and requests that wait or run, are not disturbed."""
         self._policy.apply(settings, keys)
-        self._server.renew(limits_of(settings))
+        self._server.renew(self._limits(settings))
         await self._server.apply(settings.listen)
 
     async def withdraw(self) -> None:
@@ -76,11 +78,17 @@ class Gateway:
         """Take no more connections and let running requests end, for `timeout` seconds at most; then end them."""
         await self._server.drain(timeout)
 
+    def _limits(self, settings: GatewayConfig) -> Limits:
+        """What clients may take; connections no more than supervision leaves descriptors for."""
+        possible = client_connections(own_limit(), sum(one.replicas for one in self._backends.configs.values()))
+        connections = min(settings.max_connections, possible)
+        return Limits(
+            connections=connections,
+            idle_upstreams=max(8, connections // 8),
+            max_body=settings.max_body,
+            bodies=settings.max_body * _BODIES_AT_ONCE,
+        )
+
     def stuck(self, now: float) -> str | None:
         """Why the gateway makes no progress (the loop's clock), for the watchdog; None: it does."""
         return self._server.stuck(now)
-
-
-def limits_of(settings: GatewayConfig) -> Limits:
-    """What clients may take."""
-    return Limits(max_body=settings.max_body, bodies=settings.max_body * _BODIES_AT_ONCE)

@@ -166,10 +166,14 @@ class Relay:
         self._opening = None
         self._send(upstream)
 
-    def not_opened(self, reason: str) -> None:
-        """There is no connection to the replica."""
+    def not_opened(self, reason: str, *, lacking: bool) -> None:
+        """There is no connection to the replica; `lacking`: for lack of something here, and the replica may be fine."""
         self._opening = None
-        self._died(reason)
+        if lacking:
+            self._let_go()
+            self._refuse(Refusal(503, "overloaded", f"llamad {reason}: try again", 1))
+        else:
+            self._died(reason)
 
     def _send(self, upstream: Upstream) -> None:
         self._upstream = upstream

@@ -12,6 +12,7 @@ from llamad.gateway.client import Client
 from llamad.gateway.listen import Listener
 from llamad.gateway.shared import Limits, Shared
 from llamad.gateway.types import Policy
+from llamad.host.accept import Acceptor
 from llamad.host.address import Address
 
 STUCK_SECONDS = 15.0
@@ -50,7 +51,7 @@ class GatewayServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close_listeners()
+        await self._close_listeners()
         for sockets in self._inherited.values():
             for sock in sockets:
                 sock.close()
@@ -73,32 +74,37 @@ class GatewayServer:
         return len(self._shared.clients)
 
     async def apply(self, addresses: Iterable[Address]) -> None:
-        """Listen on these addresses and no others; those that stay are not touched. What cannot be bound is tried
-        again, and reported meanwhile.
+        """Listen on these addresses and no others; those that stay are not touched, and those that go are closed last,
+        so that no client finds nobody there. What cannot be bound is tried again, and reported meanwhile.
         """
         wanted = dict.fromkeys(addresses)
-        for address in [one for one in self._listeners if one not in wanted]:
-            self._listeners.pop(address).withdraw()
+        leaving = [self._listeners.pop(one) for one in tuple(self._listeners) if one not in wanted]
+        beside = [sock for listener in leaving for sock in listener.sockets]
         for address in wanted:
             if address not in self._listeners:
                 listener = self._listeners[address] = Listener(
-                    address, lambda: Client(self._shared), spawn=self._shared.tasks.spawn, changed=self._tell
+                    address, self._take, spawn=self._shared.tasks.spawn, changed=self._tell
                 )
-                await listener.open(self._inherited.pop(address, []))
+                await listener.open(self._inherited.pop(address, []), beside)
+        for listener in leaving:
+            await listener.withdraw()
         self._tell()
+
+    def _take(self, sock: socket.socket) -> Acceptor:
+        shared = self._shared
+        return Acceptor(sock, lambda: Client(shared), admits=shared.admits, relieve=shared.make_room)
 
     def renew(self, limits: Limits) -> None:
         """New limits, for requests that come from now on; and what the policy decided of heads is forgotten."""
-        self._shared.limits = limits
-        self._shared.epoch = object()
+        self._shared.renew(limits)
 
     async def drain(self, timeout: float) -> None:
         """Take no more connections and let the requests that are there end, for `timeout` seconds at most; what runs
         then is ended so that its client sees it.
         """
-        self._close_listeners()
         shared = self._shared
         shared.draining = True
+        await self._close_listeners()
         for client in tuple(shared.clients):
             client.drain()
         try:
@@ -127,10 +133,11 @@ class GatewayServer:
             f"the gateway has not looked after its connections for {silent:.0f} s" if silent > STUCK_SECONDS else None
         )
 
-    def _close_listeners(self) -> None:
-        for listener in self._listeners.values():
-            listener.close()
+    async def _close_listeners(self) -> None:
+        listeners = tuple(self._listeners.values())
         self._listeners.clear()
+        for listener in listeners:
+            await listener.close()
 
     def _tell(self) -> None:
         problems = [listener.problem for listener in self._listeners.values() if listener.problem is not None]

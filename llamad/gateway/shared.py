@@ -1,19 +1,30 @@
 """What all connections of one gateway have in common."""
 
 import asyncio
+import logging
+from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from llamad.gateway.types import Policy
-from llamad.gateway.upstream import Upstreams
+from llamad.gateway.upstream import IdleCount, Upstreams
+
+_SAY_EVERY = 60.0
+"""Seconds between two lines that say that there are too many connections."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a client may take: times in seconds, sizes in bytes."""
 
-    connections: int = 4096
+    connections: int = 16384
+    """At once; there may be a sixteenth more that are told that there are too many."""
+    idle_upstreams: int = 2048
+    """Connections to servers that are kept and carry no request."""
     max_body: int = 64 << 20
     bodies: int = 512 << 20
     """What all bodies that are being received may fill together."""
@@ -89,8 +100,14 @@ class Shared:
         self.policy = policy
         self.limits = limits
         self.tasks = Tasks()
-        self.upstreams = Upstreams(self.tasks.spawn, self.loop.time)
+        self.upstreams = Upstreams(self.tasks.spawn, self.loop.time, IdleCount(limits.idle_upstreams))
         self.clients: set[Swept] = set()
+        self.strangers: OrderedDict[Swept, None] = OrderedDict()
+        self.known: OrderedDict[Swept, None] = OrderedDict()
+        """Clients that have no request now, in the order in which they began to wait: those whose last request had a
+        valid key, and the others.
+        """
+        self._told_full_at = -inf
         self.nobody = asyncio.Event()
         """Set while no client is connected."""
         self.nobody.set()
@@ -106,6 +123,36 @@ class Shared:
         """A client is connected."""
         self.clients.add(client)
         self.nobody.clear()
+
+    def renew(self, limits: Limits) -> None:
+        """New limits; and what the policy decided of heads is forgotten."""
+        self.limits = limits
+        self.upstreams.count.most = limits.idle_upstreams
+        self.epoch = object()
+
+    def admits(self, arriving: int) -> bool:
+        """Whether one more connection may be taken beside those that arrive, be it to be told that there are too many:
+        those without a request make room.
+        """
+        most = self.limits.connections
+        return len(self.clients) - len(self.strangers) - len(self.known) + arriving < most + max(most >> 4, 1)
+
+    def make_room(self) -> bool:
+        """Close the connection that can be spared best: one without a request, without a key before one with, the one
+        that has waited longest. False where every client has a request.
+        """
+        waiting = self.strangers or self.known
+        now = self.loop.time()
+        if now - self._told_full_at >= _SAY_EVERY:
+            self._told_full_at = now
+            words = "there are %d connections, as many as there may be: %s (gateway.max_connections, LimitNOFILE=)"
+            what = "idle ones are closed" if waiting else "further ones are refused"
+            log.warning(words, len(self.clients), what, extra={"event": "too-many-connections"})
+        if not waiting:
+            return False
+        client, _ = waiting.popitem(last=False)
+        client.drop()
+        return True
 
     def left(self, client: Swept) -> None:
         """Its connection is closed."""

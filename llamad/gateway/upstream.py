@@ -3,9 +3,12 @@
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from llamad.host.address import Address, UnixAddress
+from llamad.host.descriptors import is_lack
+from llamad.host.keepalive import bound_sending, watch_peer
 
 IDLE_SECONDS = 4.0
 """cpp-httplib, llama-server's HTTP library, closes an idle connection after 5 s."""
@@ -23,8 +26,8 @@ class Receiver(Protocol):
         """The connection that was asked for is there."""
         ...
 
-    def not_opened(self, reason: str) -> None:
-        """There is none."""
+    def not_opened(self, reason: str, *, lacking: bool) -> None:
+        """There is none. `lacking`: for lack of something on this machine, which says nothing of the server."""
         ...
 
     def received(self, data: bytes) -> None:
@@ -53,6 +56,10 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.pool.open.add(self)
+        if not isinstance(self.pool.address, UnixAddress):
+            sock = transport.get_extra_info("socket")
+            watch_peer(sock)
+            bound_sending(sock)
 
     def data_received(self, data: bytes) -> None:
         if self.receiver is None:  # nobody asked: whatever this is, no request may get it as its answer
@@ -80,13 +87,22 @@ class Upstream(asyncio.Protocol):
         self.transport.abort()
 
 
+@dataclass(slots=True)
+class IdleCount:
+    """Idle connections of all pools together: how many there are, and may be."""
+
+    most: int
+    now: int = 0
+
+
 class Pool:
     """The connections to one address. The one used last is used next, so that what is not needed grows old."""
 
-    def __init__(self, address: Address, spawn: Spawn, now: float) -> None:
+    def __init__(self, address: Address, spawn: Spawn, now: float, count: IdleCount | None = None) -> None:
         self.address = address
         self._spawn = spawn
         self._idle: list[Upstream] = []
+        self._count = count or IdleCount(MAX_IDLE)
         self._now = now
         self._opening = 0
         self.open: set[Upstream] = set()
@@ -101,6 +117,7 @@ class Pool:
         """An idle connection that is still good, as far as can be told."""
         while self._idle:
             upstream = self._idle.pop()
+            self._count.now -= 1
             if not upstream.transport.is_closing():
                 upstream.reused = True
                 return upstream
@@ -114,20 +131,26 @@ class Pool:
         """Take a connection back."""
         upstream.idle_since = self._now
         self._idle.append(upstream)
-        if len(self._idle) > MAX_IDLE:
-            self._idle.pop(0).drop()
+        self._count.now += 1
+        if len(self._idle) > MAX_IDLE or self._count.now > self._count.most:
+            self._drop_oldest()
 
     def forget(self, upstream: Upstream) -> None:
         """The connection is closed."""
         self.open.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
+            self._count.now -= 1
 
     def sweep(self, now: float) -> None:
         """Close what is idle for too long. To be called often: its time is also the one that `put` notes down."""
         self._now = now
         while self._idle and now - self._idle[0].idle_since >= IDLE_SECONDS:
-            self._idle.pop(0).drop()
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._count.now -= 1
+        self._idle.pop(0).drop()
 
     def close(self) -> None:
         """Close every connection."""
@@ -141,9 +164,10 @@ class Pool:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._open(upstream)
         except TimeoutError:
-            receiver.not_opened(f"no connection to {self.address} within {CONNECT_SECONDS:.0f} s")
+            receiver.not_opened(f"no connection to {self.address} within {CONNECT_SECONDS:.0f} s", lacking=False)
         except OSError as error:
-            receiver.not_opened(f"cannot connect to {self.address}: {error.strerror or error}")
+            why = f"cannot connect to {self.address}: {error.strerror or error}"
+            receiver.not_opened(why, lacking=is_lack(error))
         except asyncio.CancelledError:
             if upstream in self.open:
                 upstream.drop()
@@ -153,7 +177,7 @@ class Pool:
             if upstream in self.open:
                 receiver.opened(upstream)
             else:
-                receiver.not_opened(f"{self.address} closed the connection at once")
+                receiver.not_opened(f"{self.address} closed the connection at once", lacking=False)
         finally:
             self._opening -= 1
 
@@ -188,8 +212,9 @@ async def _connected(path: str) -> socket.socket:
 class Upstreams:
     """The pools, by address."""
 
-    def __init__(self, spawn: Spawn, clock: Callable[[], float]) -> None:
+    def __init__(self, spawn: Spawn, clock: Callable[[], float], count: IdleCount | None = None) -> None:
         self._spawn = spawn
+        self.count = count or IdleCount(MAX_IDLE)
         self._clock = clock
         self._pools: dict[Address, Pool] = {}
         self._last: Pool | None = None
@@ -202,7 +227,7 @@ class Upstreams:
             return last
         pool = self._last = self._pools.get(address)
         if pool is None:
-            pool = self._last = self._pools[address] = Pool(address, self._spawn, self._clock())
+            pool = self._last = self._pools[address] = Pool(address, self._spawn, self._clock(), self.count)
         return pool
 
     def sweep(self, now: float) -> None:

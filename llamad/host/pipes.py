@@ -7,22 +7,21 @@ _SPLICE_F_NONBLOCK = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.tee.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint)
 _libc.tee.restype = ctypes.c_ssize_t
+_copy_out, _copy_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+"""What tee(2) copies to, always empty between two calls. It is made once: output is read, and the end of a child seen,
+when there is no descriptor left too.
+"""
 
 
 def peek(pipe: int, size: int) -> bytes:
     """Up to `size` bytes of `pipe`, which stay in it, by tee(2); empty at the end of it. BlockingIOError where nothing
-    is there, another OSError where it is no pipe or no descriptor is left.
+    is there, another OSError where it is no pipe. Not for several threads at once.
     """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        copied = _libc.tee(pipe, write_end, size, _SPLICE_F_NONBLOCK)
-        if copied < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))  # EAGAIN makes it a BlockingIOError
-        return os.read(read_end, copied) if copied else b""
-    finally:
-        os.close(read_end)
-        os.close(write_end)
+    copied = _libc.tee(pipe, _copy_in, size, _SPLICE_F_NONBLOCK)
+    if copied < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))  # EAGAIN makes it a BlockingIOError
+    return os.read(_copy_out, copied) if copied else b""
 
 
 def drop(pipe: int, size: int) -> None:

@@ -19,14 +19,17 @@ PID_FD = "pid-"
 
 class ProcessLauncher:
     """A `Launcher`. With `store`, children outlive llamad and their descriptors are kept by systemd; without it, the
-    kernel ends them with llamad.
+    kernel ends them with llamad. `descriptors` is the soft limit of file descriptors that children get.
     """
 
-    def __init__(self, ledger: Ledger, groups: Groups, store: Notifier | None) -> None:
+    def __init__(
+        self, ledger: Ledger, groups: Groups, store: Notifier | None, *, descriptors: int | None = None
+    ) -> None:
         self._ledger = ledger
         self._groups = groups
         self._store = store if store is not None and store.active else None
         self._boot = boot_id() or ""
+        self._descriptors = descriptors
         self._unremoved: list[str] = []
         self._emptying: list[Group] = []
         self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd"]]] = {}
@@ -44,6 +47,7 @@ class ProcessLauncher:
                 environment,
                 outlives_llamad=self._store is not None,
                 group=group,
+                descriptors=self._descriptors,
                 on_close=lambda: self._forget(key, group),
             )
         except OSError:

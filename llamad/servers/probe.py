@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import httptools
 
 from llamad.host.address import Address, UnixAddress
+from llamad.host.descriptors import is_lack
 
 MAX_BODY = 4 << 20
 """Bytes an answer may have; `/slots` with long prompts is the largest."""
@@ -19,6 +20,10 @@ MAX_BODY = 4 << 20
 
 class ProbeError(Exception):
     """No answer: refused, cut, not HTTP, or too late. The text says which."""
+
+
+class CannotProbeError(ProbeError):
+    """The question was not asked, for lack of something here (a file descriptor): nobody knows how the server is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ async def probe(address: Address, path: str, *, timeout: float, key: str | None 
     except TimeoutError:
         raise ProbeError(f"did not answer in {timeout:g} s") from None
     except OSError as error:
-        raise ProbeError(error.strerror or str(error)) from None
+        kind = CannotProbeError if is_lack(error) else ProbeError
+        raise kind(error.strerror or str(error)) from None
     finally:
         if answer.done() and not answer.cancelled():
             answer.exception()  # seen: a late failure is no surprise

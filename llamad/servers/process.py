@@ -29,11 +29,13 @@ _PRELUDE = """
 if [ -n "$1" ]; then [ "$PPID" = "$1" ] || exit 125; fi
 if [ -n "$2" ]; then echo 0 2>/dev/null >"$2"; fi
 if [ -n "$3" ]; then echo "$3" >/proc/self/oom_score_adj; fi
-shift 3
+if [ -n "$4" ]; then ulimit -S -n "$4"; fi
+shift 4
 exec "$@"
 """
 """Runs between fork and exec: the parent is still there (its death signal comes only from then on), the control group
-is joined before the first thread exists, and the kernel's OOM killer is not told to spare a child as it spares llamad.
+is joined before the first thread exists, the kernel's OOM killer is not told to spare a child as it spares llamad, and
+the limit of descriptors is not the one that llamad raised for itself.
 A shell and not `preexec_fn`, which is not safe beside threads.
 """
 
@@ -198,17 +200,20 @@ def spawn(
     *,
     outlives_llamad: bool,
     group: Group | None = None,
+    descriptors: int | None = None,
     on_close: Callable[[], None] = lambda: None,
 ) -> Process:
     """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the
     kernel refuses (EMFILE, EAGAIN, ENOMEM). Unless it `outlives_llamad`, the kernel ends it when llamad dies
-    (PR_SET_PDEATHSIG by setpriv(1), bound to the thread that forks: call this in the main thread).
+    (PR_SET_PDEATHSIG by setpriv(1), bound to the thread that forks: call this in the main thread). `descriptors` is its
+    soft limit of these, None the same as here.
     """
     guard = [] if outlives_llamad else _death_guard()
     oom_score = "0" if _own_oom_score() < 0 else ""
     cgroup = str(group.procs) if group is not None else ""
     parent = str(os.getpid()) if guard else ""
-    words = [*guard, "/bin/sh", "-c", _PRELUDE, "llamad-start", parent, cgroup, oom_score, *argv]
+    limit = "" if descriptors is None else str(descriptors)
+    words = [*guard, "/bin/sh", "-c", _PRELUDE, "llamad-start", parent, cgroup, oom_score, limit, *argv]
     read_end, write_end = os.pipe()
     try:
         with suppress(OSError):  # more than the user's limit, or not enough memory: 64 KiB do

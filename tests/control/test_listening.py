@@ -226,7 +226,7 @@ async def test_a_bug_in_the_middle_of_a_stream_ends_it(caplog: pytest.LogCapture
 
 
 async def test_one_client_too_many_is_turned_away_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(listening, "control_connections", lambda _: 2)
     async with daemon() as path:
         held = [await asyncio.open_unix_connection(path) for _ in range(2)]
         assert (await ask(path, "GET /v1/status")).status == 503

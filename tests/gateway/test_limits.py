@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
+import resource
+import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -154,16 +158,85 @@ async def test_all_bodies_together_have_a_limit(quick: Gate) -> None:
     assert again.status == 200
 
 
-async def test_too_many_connections_are_told_so() -> None:
-    async with a_gate(Rules(), Limits(connections=20, linger=SOON, sweep=0.01)) as gate:
-        many = [await gate.wire() for _ in range(20)]
-        await gate.until(lambda: gate.server.connections == 20)
-        assert (await gate.ask(get("/health"))).status == 503
-        many[0].send(get("/health"))
-        assert (await many[0].reply()).status == 200
-        await many[1].close()
-        await gate.until(lambda: gate.server.connections < 20)
+FEW = Limits(connections=20, linger=SOON, sweep=0.01)
+
+
+async def test_where_every_connection_has_a_request_one_more_is_told_so_and_the_next_wait(origin: Origin) -> None:
+    """Beyond the limit and its sixteenth nobody is taken: they wait in the backlog until somebody has left."""
+    go_on = asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(plain(200))
+
+    origin.behave = behave
+    async with a_gate(Rules([UnixAddress(origin.path)]), FEW) as gate:
+        busy = [await gate.wire() for _ in range(20)]
+        for wire in busy:
+            wire.send(post())
+        await gate.until(lambda: len(origin.requests) == 20)
+        replies = await asyncio.gather(*(gate.ask(get("/health")) for _ in range(5)))
+        assert {reply.status for reply in replies} == {503}
+        assert "too many connections" in replies[0].error
+        assert gate.server.connections <= 21
+        go_on.set()
+        assert [(await wire.reply()).status for wire in busy] == [200] * 20
         assert (await gate.ask(get("/health"))).status == 200
+
+
+async def test_idle_connections_make_room_those_without_a_key_first() -> None:
+    rules = Rules(key=b"secret")
+    async with a_gate(rules, FEW) as gate:
+        known, refused, silent, halfway = [await gate.wire() for _ in range(4)]
+        known.send(get("/health", "Authorization: Bearer secret"))
+        assert (await known.reply()).status == 200
+        refused.send(get("/health", "Authorization: Bearer wrong"))
+        assert (await refused.reply()).status == 401
+        halfway.send(b"GET /hea")
+        many = [await gate.wire() for _ in range(400)]  # oldest first: those of before are long gone
+        assert await silent.ended() == b""
+        assert await refused.ended() == b""
+        assert await halfway.ended() == b""
+        assert gate.server.connections <= 21
+        many[-1].send(get("/health", "Authorization: Bearer secret"))
+        assert (await many[-1].reply()).status == 200
+        known.send(get("/health", "Authorization: Bearer secret"))
+        assert (await known.reply()).status == 200
+
+
+async def test_a_lack_of_descriptors_costs_an_idle_connection_and_one_line(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a traceback for each connection that waits, and nobody is let down who has a request."""
+    idle = [await gate.wire() for _ in range(10)]
+    await gate.until(lambda: gate.server.connections == 10)
+    held: list[int] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = [socket.socket() for _ in range(5)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 3, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        for sock in waiting:
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect(("127.0.0.1", gate.port))
+            sock.send(get("/health", "Connection: close"))
+        loop = asyncio.get_running_loop()
+        for sock in waiting:
+            async with asyncio.timeout(BOUND):
+                assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 200")
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in waiting:
+            sock.close()
+    lines = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert len([one for one in lines if "cannot be taken: Too many open files" in one.getMessage()]) == 1
+    assert not [one for one in lines if one.exc_info]
+    assert sum(wire.reader.at_eof() for wire in idle) <= 5
 
 
 async def test_slow_clients_do_not_stop_an_honest_one(gate: Gate) -> None:

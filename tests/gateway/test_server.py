@@ -200,3 +200,22 @@ async def test_ipv6_is_listened_on_beside_ipv4(port: int) -> None:
         await server.apply([TcpAddress("127.0.0.1", port), TcpAddress("::1", port)])
         assert await healthy(TcpAddress("127.0.0.1", port))
         assert await healthy(TcpAddress("::1", port))
+
+
+async def test_many_may_wait_to_be_taken(port: int, folder: Path) -> None:
+    """The loops' own servers listen anew with a backlog of 100: the 101st waited a second, or was refused."""
+    tcp, unix = TcpAddress("127.0.0.1", port), UnixAddress(folder / "g")
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as small:
+        inherited = TcpAddress("127.0.0.1", small.getsockname()[1])
+        given: dict[Address, list[socket.socket]] = {inherited: [small.dup()]}
+    async with GatewayServer(Rules(), Limits(), inherited=given) as server:
+        await server.apply([tcp, unix, inherited])
+        clients = []
+        for address in (tcp, inherited, unix):  # while the loop does not run, nobody is taken
+            for _ in range(300):
+                client = socket.socket(socket.AF_UNIX if address is unix else socket.AF_INET)
+                clients.append(client)
+                client.settimeout(0.5)
+                client.connect(str(unix.path) if isinstance(address, UnixAddress) else (address.host, address.port))
+        for client in clients:
+            client.close()

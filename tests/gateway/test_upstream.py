@@ -28,7 +28,7 @@ class Wants:
         upstream.receiver = self
         self.told.put_nowait(upstream)
 
-    def not_opened(self, reason: str) -> None:
+    def not_opened(self, reason: str, *, lacking: bool) -> None:
         self.told.put_nowait(reason)
 
     def received(self, data: bytes) -> None:
