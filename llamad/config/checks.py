@@ -1,6 +1,5 @@
 """What one key of the configuration demands of another. Pure; what depends on the machine is in `world`."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from llamad.config.model import GatewayConfig, ServerConfig
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.units import format_size
 from llamad.config.yamltree import Node
-from llamad.host.address import TcpAddress
+from llamad.host.address import TcpAddress, is_loopback
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 _ANY_HOST = ("0.0.0.0", "::")
@@ -260,14 +259,7 @@ def gateway_problems(top: Node, gateway: GatewayConfig, *, has_keys: bool) -> It
         if str(address) in seen:
             yield Problem(node.position, path, f"{address} is in the list twice")
         seen.add(str(address))
-        if isinstance(address, TcpAddress) and not _is_loopback(address.host) and not has_keys and not gateway.insecure:
+        if isinstance(address, TcpAddress) and not is_loopback(address.host) and not has_keys and not gateway.insecure:
             words = f"{address} can be reached from other machines, and no API key is asked"
             hint = "set gateway.api_keys_file, or write insecure: true if anyone who reaches it may use it"
             yield Problem(node.position, path, words, hint=hint)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -28,6 +28,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "queue": "requests that wait for a replica, per server",
         "access_log": "which requests are logged",
         "cors_origins": "web pages that may ask from a browser",
+        "hosts": "names under which it is asked, beside its address and loopback's, where no key is asked; * is any",
         "memory_budget": "what on-demand servers may fill together, per GPU index, or host",
     },
     "QueueConfig": {"size": "how many may wait", "timeout": "how long one may wait"},

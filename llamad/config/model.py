@@ -22,6 +22,7 @@ from llamad.config.values import (
     Gpus,
     HfRepo,
     Host,
+    HostName,
     Memory,
     Name,
     Pool,
@@ -70,6 +71,7 @@ class GatewayConfig(Section):
     queue: QueueConfig = QueueConfig()
     access_log: AccessLog = "errors"
     cors_origins: tuple[Text, ...] = ()
+    hosts: tuple[HostName, ...] = ()
     memory_budget: Mapping[Pool, Size] = {}
 
 

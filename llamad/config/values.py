@@ -17,6 +17,7 @@ HF_REPO = r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$"
 URL = r"^http://[^/?#\s]+/?$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOST = r"^[0-9A-Za-z.:_-]+$"
+HOST_NAME = r"^(\*|(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?|[0-9A-Fa-f:.]+)$"
 GPU_UUID = r"^(GPU|MIG)-[0-9A-Za-z/-]+$"
 
 PATTERN_WORDS: Mapping[str, str] = {
@@ -26,6 +27,7 @@ PATTERN_WORDS: Mapping[str, str] = {
     URL: "must be written http://HOST:PORT, without a path",
     ENV_NAME: "is no name of an environment variable: letters, digits and '_', no digit first",
     HOST: "must be an address or a host's name",
+    HOST_NAME: "must be a name or an address without a port, *.DOMAIN for every name below one, or * for any",
 }
 """What a value that does not match is told."""
 
@@ -90,6 +92,8 @@ Pool = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^([0-9]+|host)$"}),
 ]
 Host = Annotated[str, StringConstraints(pattern=HOST)]
+HostName = Annotated[str, StringConstraints(pattern=HOST_NAME)]
+"""What a Host header may name: a host, or a pattern of some."""
 HfRepo = Annotated[str, StringConstraints(pattern=HF_REPO)]
 
 

@@ -42,6 +42,10 @@ class Cors:
         answer.headers.append((b"access-control-max-age", _MAX_AGE))
         return answer
 
+    def allows(self, origin: bytes) -> bool:
+        """Whether pages of `origin` may ask."""
+        return self._any or origin in self._origins
+
     def _allow(self, origin: bytes) -> Headers:
         if self._any:
             return [(b"access-control-allow-origin", b"*")]

@@ -123,6 +123,7 @@ def _read_new(block: bytes) -> tuple[Shape, int | None]:
         chunked=chunked,
         keep_alive=modern and b"close" not in named,
         version=target.version,
+        host=host,
     )
     shape = Shape(
         head,

@@ -49,7 +49,7 @@ class LocalAnswers:
             case Place.METRICS:
                 return Local(self._all_metrics) if _asks_servers(query) else self._own_metrics()
             case Place.MODELS:
-                return Local(self._models)
+                return Local(lambda: self._models(here.server))
         return Local(lambda: self._model(here.server))
 
     def _ready(self) -> Answer:
@@ -75,10 +75,15 @@ class LocalAnswers:
         servers = await self._asker.metrics(self._ready_replicas())
         return Answer(200, self._metrics.exposition() + servers, CONTENT_TYPE)
 
-    async def _models(self) -> Answer:
+    async def _models(self, server: str) -> Answer:
+        """Every server's model, or `server`'s."""
         reports = await self._asker.reports(self._ready_replicas(one_each=True))
         configs = self._backends.configs  # after the wait: they may be others now
-        data = [self._entry(config, reports.get(name, NO_REPORT)) for name, config in configs.items()]
+        data = [
+            self._entry(config, reports.get(name, NO_REPORT))
+            for name, config in configs.items()
+            if name == (server or name)
+        ]
         return json_answer({"object": "list", "data": data})
 
     async def _model(self, server: str) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -13,17 +14,19 @@ from llamad.gateway.access import AccessLog
 from llamad.gateway.admission import Queues
 from llamad.gateway.asking import Asker
 from llamad.gateway.cors import Cors
+from llamad.gateway.enginepaths import Kind
 from llamad.gateway.figures import count_lives, read_figures
+from llamad.gateway.hosts import Visitors
 from llamad.gateway.keys import Keys
 from llamad.gateway.local import LocalAnswers
+from llamad.gateway.passive import Passive, Send
 from llamad.gateway.replies import error_answer
-from llamad.gateway.routes import Here, Names, choose, reader
+from llamad.gateway.routes import Here, Names, Place, choose, is_public, reader
 from llamad.gateway.types import Answer, Backends, Exchange, Headers, Reader, RequestHead, Route, ToServer
 from llamad.metrics import Metrics
-from llamad.servers.probe import Prober, probe
+from llamad.servers.probe import Prober, probe, send
 
 log = logging.getLogger(__name__)
-_FREE = frozenset({"/health", "/v1/health"})
 
 
 class Policy:
@@ -43,6 +46,7 @@ class Policy:
         wanted: Callable[[str], str],
         external_key: Callable[[ServerConfig], str | None],
         prober: Prober = probe,
+        send: Send = send,
     ) -> None:
         self._backends = backends
         self._metrics = metrics
@@ -50,13 +54,11 @@ class Policy:
         self._configs: Mapping[str, ServerConfig] | None = None
         self._external_key = external_key
         self._local = LocalAnswers(backends, metrics, Asker(prober), wanted=wanted, key_of=self._server_key)
-        self._access = AccessLog(settings.access_log)
-        self._cors = Cors(settings.cors_origins)
-        self._keys = keys
+        self._passive = Passive(backends, send)
         self._stack = AsyncExitStack()
         self.admission = Queues(backends, settings.queue, rejected=self._rejected)
         metrics.read_servers(lambda: read_figures(backends))
-        self._follow()
+        self._take(settings, keys)
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.admission)
@@ -70,17 +72,23 @@ class Policy:
 
     def apply(self, settings: GatewayConfig, keys: Keys) -> None:
         """Take over what a reload changed; requests that wait keep their place and their time."""
-        self._access = AccessLog(settings.access_log)
-        self._cors = Cors(settings.cors_origins)
-        self._keys = keys
-        self._follow()
+        self._take(settings, keys)
         self.admission.apply(settings.queue)
 
-    def authorize(self, head: RequestHead) -> str | Answer | None:
-        """See types.Policy. `/health` and OPTIONS, which a browser asks without the key, need none."""
-        if not self._keys.by_digest or head.path in _FREE or head.method == "OPTIONS":
-            return None
-        return self._keys.who(head) or _UNAUTHORIZED
+    def _take(self, settings: GatewayConfig, keys: Keys) -> None:
+        self._access = AccessLog(settings.access_log)
+        self._cors = Cors(settings.cors_origins)
+        self._visitors = Visitors(settings, socket.gethostname())
+        self._keys = keys
+        self._follow()
+
+    def authorize(self, head: RequestHead, *, unix: bool = False) -> str | Answer | None:
+        """See types.Policy. What is public, and OPTIONS, which a browser asks without the key, need none."""
+        public = is_public(self._names, head)
+        if not self._keys.by_digest:
+            return self._visitors.refusal(head, unix=unix, public=public)
+        who = self._keys.who(head)
+        return who if who is not None or public or head.method == "OPTIONS" else _UNAUTHORIZED
 
     def reader(self, head: RequestHead) -> Reader | None:
         """See types.Policy."""
@@ -96,8 +104,16 @@ class Policy:
         if type(found) is ToServer:
             if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
                 found.authorization = b"Bearer " + key.encode()
-            return found
+            return found if found.kind is Kind.USE else self._route_passive(found, head, body)
         return self._local.answer(found, head.query) if isinstance(found, Here) else found
+
+    def _route_passive(self, found: ToServer, head: RequestHead, body: bytes) -> Route:
+        route = self._passive.route(found, head, body)
+        if route is not None:
+            return route
+        if found.target.partition("?")[0] in ("/v1/models", "/models"):
+            return self._local.answer(Here(Place.MODELS, found.server), head.query)
+        return self._passive.not_ready(found.server)
 
     def error(
         self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None

@@ -56,6 +56,16 @@ class Caller(Protocol):
         ...
 
 
+class Visit:
+    """A Lease of a request that does not use the model: nothing counts it."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+
+    def release(self) -> None:
+        """It is over."""
+
+
 class Relay:
     """From the route to the last byte of the answer. `start` begins, `abandon` ends it when the client leaves."""
 
@@ -116,6 +126,9 @@ class Relay:
     # --- a replica ---
 
     def _ask(self, avoid: Replica | None = None) -> None:
+        if self._route.replica is not None:
+            self._granted(Visit(self._route.replica))
+            return
         outcome = self._shared.policy.admission.ask(
             self._route.server, self._exchange.key, self._decided, retry=self._retried, avoid=avoid
         )
@@ -290,7 +303,9 @@ class Relay:
         avoid = None if self._lease is None else self._lease.replica
         self._let_go()
         self._buffer = b""
-        if self._retried:
+        if self._route.replica is not None:
+            self._fail(f"the server {self._route.server!r} gave no answer: {reason}")
+        elif self._retried:
             self._fail(f"the server {self._route.server!r} gave no answer, twice: {reason}")
         else:
             self._retried = True

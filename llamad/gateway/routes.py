@@ -1,4 +1,4 @@
-"""Which server a request is for. Pure: names and requests in, a decision out."""
+"""Which server a request is for, and what it does there. Pure: names and requests in, a decision out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from llamad.config.model import ServerConfig
 from llamad.gateway import modelname
+from llamad.gateway.enginepaths import Kind, allowed, kind_of, nearest, plain
 from llamad.gateway.modelname import UnreadableError
 from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
 from llamad.gateway.types import WITH_BODY, Answer, Reader, RequestHead, ToServer
@@ -16,16 +17,6 @@ _SERVERS = "/servers/"
 _MODELS = ("/v1/models/", "/models/")
 _ARRAY_BODY = "/lora-adapters"
 """Its POST takes a list, which has no place for a model: `?model=` names it."""
-# fmt: off
-_KNOWN = frozenset({
-    "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions", "/api/chat",
-    "/responses", "/v1/responses", "/embedding", "/embeddings", "/v1/embeddings", "/rerank", "/reranking",
-    "/v1/rerank", "/v1/reranking", "/infill", "/tokenize", "/detokenize", "/apply-template", "/v1/messages",
-    "/v1/messages/count_tokens", "/audio/transcriptions", "/v1/audio/transcriptions", "/props", "/slots",
-    "/lora-adapters", "/api/show",
-})
-# fmt: on
-"""llama-server's own, to tell a forgotten model from a path that is not there."""
 
 
 class Place(Enum):
@@ -48,6 +39,7 @@ _PLACES = {
     "/models": Place.MODELS,
     "/v1/models": Place.MODELS,
 }
+_FREE = frozenset({Place.INDEX, Place.HEALTH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,76 +64,145 @@ class Names:
         return self._servers.get(name)
 
 
+def is_public(names: Names, head: RequestHead) -> bool:
+    """Whether everybody may ask for this, keys or not: whether llamad is well, and the web UI with its files, to which
+    a person gives the key.
+    """
+    if head.method not in ("GET", "HEAD"):
+        return False
+    written, path = _split(head.path)
+    if written is None:
+        return _PLACES.get(plain(path)) in _FREE or kind_of("GET", plain(path)) is Kind.PAGE
+    return names.find(unquote(written)) is not None and kind_of("GET", plain(path)) is Kind.PAGE
+
+
+def _split(path: str) -> tuple[str | None, str]:
+    """The NAME (as written) and the /REST of `/servers/NAME/REST`; of another path None, and itself."""
+    if not path.startswith(_SERVERS):
+        return None, path
+    written, _, rest = path[len(_SERVERS) :].partition("/")
+    return written, f"/{rest}"
+
+
 def reader(head: RequestHead) -> Reader | None:
     """What reads the model off the body; None: it does not stand there."""
-    path = head.path
-    if head.method not in WITH_BODY or path in _PLACES or path == _ARRAY_BODY or path.startswith(_SERVERS):
+    written, path = _split(head.path)
+    path = plain(path)
+    kind = kind_of(head.method, path)
+    if head.method not in WITH_BODY or kind is None:
         return None
-    kind = head.header(b"content-type") or b""
-    if kind[:19].lower() == b"multipart/form-data":
-        return partial(modelname.in_form, content_type=kind.decode("latin-1"))
-    may_be_empty = head.query or path not in _KNOWN
-    return _in_any_json if may_be_empty else modelname.in_json
+    target = _target(path, head)
+    if written is not None:  # every process gets the body: it has to be there
+        return Reader(_always(unquote(written)), target, kind) if kind is Kind.EVERY else None
+    if path == _ARRAY_BODY:
+        return Reader(_no_name, target, kind)
+    content_type = head.header(b"content-type") or b""
+    if content_type[:19].lower() == b"multipart/form-data":
+        return Reader(partial(modelname.in_form, content_type=content_type.decode("latin-1")), target, kind)
+    may_be_empty = head.query or kind is not Kind.USE
+    return Reader(_in_any_json if may_be_empty else modelname.in_json, target, kind)
+
+
+def _always(name: str) -> partial[str]:
+    return partial(lambda given, _: given, name)
+
+
+def _no_name(_: bytes) -> None:
+    return None
 
 
 def _in_any_json(body: bytes) -> str | None:
     return modelname.in_json(body) if body else None
 
 
+def _target(path: str, head: RequestHead) -> str:
+    return f"{path}?{head.query}" if head.query else path
+
+
 def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) -> ToServer | Here | Answer:
     """Where a request goes; `read` is `reader(head)`. OPTIONS is not asked here."""
     if read is None:
-        found = _by_head(names, head)
-        if found is not None:
-            return found
+        return _by_head(names, head)
     try:
-        name = None if read is None else read(body)
+        name = read.model(body)
         if name is None and head.query:
             name = modelname.in_query(head.query)
     except UnreadableError as error:
         return error_answer(400, str(error), kind="invalid_request_error")
     server = names.only if name is None else names.find(name)
     if server is not None:
-        return ToServer(server, head.target)
-    return _nameless(names, head) if name is None else unknown_model(name, names.known)
+        return ToServer(server, read.target, None, read.kind)
+    if name is not None:
+        return unknown_model(name, names.known)
+    how = "add ?model=NAME" if read.model is _no_name else 'add "model": "NAME" to the body'
+    return _nameless(names, head, how)
 
 
-def _by_head(names: Names, head: RequestHead) -> ToServer | Here | Answer | None:
-    """What path and method say alone; None: a server is asked, whichever it is."""
-    path = head.path
-    if path in _PLACES:
-        return Here(_PLACES[path]) if head.method in ("GET", "HEAD") else not_allowed(head.method, "GET, HEAD")
-    if path.startswith(_SERVERS):
-        return _one_server(names, head)
-    if head.method in ("GET", "HEAD") and path.startswith(_MODELS):
-        return _one_model(names, path)
-    return None
+def _by_head(names: Names, head: RequestHead) -> ToServer | Here | Answer:
+    """What path, method and query say alone."""
+    if b"websocket" in (head.header(b"upgrade") or b"").lower():
+        return _NO_WEBSOCKET
+    written, rest = _split(head.path)
+    path = plain(rest)
+    if written is not None:
+        return _one_server(names, head, written, path)
+    place = _PLACES.get(path)
+    if place is not None:
+        return Here(place) if head.method in ("GET", "HEAD") else not_allowed(head.method, "GET, HEAD")
+    if head.method in ("GET", "HEAD") and head.path.startswith(_MODELS):
+        return _one_model(names, head.path)
+    kind = kind_of(head.method, path)
+    if kind is None or (kind is Kind.PAGE and names.only is None):
+        return _nothing(head.method, path)
+    try:
+        name = modelname.in_query(head.query) if head.query else None
+    except UnreadableError as error:
+        return error_answer(400, str(error), kind="invalid_request_error")
+    server = names.only if name is None else names.find(name)
+    if server is not None:
+        return ToServer(server, _target(path, head), kind=kind)
+    return _nameless(names, head, "add ?model=NAME") if name is None else unknown_model(name, names.known)
 
 
-def _nameless(names: Names, head: RequestHead) -> Answer:
+def _nameless(names: Names, head: RequestHead, how: str) -> Answer:
     """No model where there are several servers, or none."""
-    path = head.path[:100]
-    how = "add ?model=NAME" if reader(head) is None else 'add "model": "NAME" to the body'
-    how = f"{how}, or ask for /servers/NAME{path}; {there_is(names.known)}"
-    if head.path not in _KNOWN:
-        return error_answer(404, f"nothing is at {path!r}: {how}", kind="not_found")
+    how = f"{how}, or ask for /servers/NAME{head.path[:100]}; {there_is(names.known)}"
     return error_answer(400, f"no model is named: {how}", kind="model_required", param="model")
 
 
-def _one_server(names: Names, head: RequestHead) -> ToServer | Answer:
+def _one_server(names: Names, head: RequestHead, written: str, path: str) -> ToServer | Here | Answer:
     """`/servers/NAME/REST` asks the server for `/REST`."""
-    written, slash, rest = head.path[len(_SERVERS) :].partition("/")
     server = names.find(unquote(written))
-    query = f"?{head.query}" if head.query else ""
     if server is None:
         return unknown_model(unquote(written), names.known)
-    if not slash:  # the web UI's relative links need the slash
-        return Answer(308, headers=[(b"location", f"{_SERVERS}{written}/{query}".encode("latin-1", "replace"))])
-    return ToServer(server, f"/{rest}{query}")
+    if head.path == _SERVERS + written:  # the web UI's relative links need the slash
+        location = f"./{written}/?{head.query}" if head.query else f"./{written}/"
+        return Answer(308, headers=[(b"location", location.encode("latin-1", "replace"))])
+    kind = kind_of(head.method, path)
+    return _nothing(head.method, path) if kind is None else ToServer(server, _target(path, head), kind=kind)
 
 
 def _one_model(names: Names, path: str) -> Here | Answer:
     prefix = next(prefix for prefix in _MODELS if path.startswith(prefix))
     name = unquote(path[len(prefix) :])
-    server = names.find(name)
+    server = names.find(name) or names.find(name.removesuffix("/"))
     return unknown_model(name, names.known) if server is None else Here(Place.MODEL, server)
+
+
+def _nothing(method: str, path: str) -> Answer:
+    """llama-server has no such path, or not for this method."""
+    methods = allowed(path)
+    if methods and kind_of(method, path) is None:
+        return not_allowed(method, methods)
+    known = nearest(path)
+    hint = "llama-server has no such path" if known is None else f"did you mean {known}?"
+    base = "the base URL of an OpenAI client is http://HOST:PORT/v1 (or http://HOST:PORT/servers/NAME/v1)"
+    message = f"nothing is at {path[:100]!r}: {hint}; {base}: look whether it is wrong, or has /v1 twice"
+    return error_answer(404, message, kind="not_found")
+
+
+_NO_WEBSOCKET = error_answer(
+    426,
+    'there is no WebSocket here: POST with "stream": true is answered as server-sent events',
+    headers=[(b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")],
+)

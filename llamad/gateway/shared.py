@@ -112,12 +112,17 @@ class Shared:
         """Set while no client is connected."""
         self.nobody.set()
         self.draining = False
-        self.epoch = object()
-        """A new one after each change of what the policy goes by."""
+        self.begin_epoch()
         self.now = self.loop.time()
         """The time of the last sweep: near enough for deadlines of many seconds, and cheaper than the loop's."""
         self.body_bytes = 0
         """Bytes of bodies that are being received."""
+
+    def begin_epoch(self) -> None:
+        """What the policy goes by has changed: what it said of a head before does not hold any more. Of requests over
+        TCP and over unix sockets it may say different things.
+        """
+        self.epoch, self.unix_epoch = object(), object()
 
     def came(self, client: Swept) -> None:
         """A client is connected."""
@@ -128,7 +133,7 @@ class Shared:
         """New limits; and what the policy decided of heads is forgotten."""
         self.limits = limits
         self.upstreams.count.most = limits.idle_upstreams
-        self.epoch = object()
+        self.begin_epoch()
 
     def admits(self, arriving: int) -> bool:
         """Whether one more connection may be taken beside those that arrive, be it to be told that there are too many:

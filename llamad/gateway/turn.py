@@ -80,8 +80,9 @@ class Turn:
         """Decide what can be decided by the head, then take the body."""
         shared, request = self._shared, self._request
         head, decided = request.head, request.shape.decided
-        if decided is None or decided.epoch is not shared.epoch:
-            known = self._ask_policy()
+        epoch = shared.unix_epoch if self._connection.peer == "unix" else shared.epoch
+        if decided is None or decided.epoch is not epoch:
+            known = self._ask_policy(epoch)
             if isinstance(known, Answer):
                 self.answer(known)
                 return
@@ -115,13 +116,13 @@ class Turn:
                 self.write(CONTINUE)
             self.read_body()
 
-    def _ask_policy(self) -> Decided | Answer:
+    def _ask_policy(self, epoch: object) -> Decided | Answer:
         """What the policy says of the head alone; or that it is not let in."""
         shared, head = self._shared, self._request.head
-        key = shared.policy.authorize(head)
+        key = shared.policy.authorize(head, unix=epoch is shared.unix_epoch)
         if isinstance(key, Answer):
             return key
-        return Decided(shared.epoch, key, shared.policy.reader(head), shared.policy.cors(head))
+        return Decided(epoch, key, shared.policy.reader(head), shared.policy.cors(head))
 
     def read_body(self) -> None:
         """Take what came of the body off the connection's buffer."""
@@ -156,22 +157,27 @@ class Turn:
         shared, request, exchange = self._shared, self._request, self.exchange
         exchange.bytes_in = len(body)
         route = self._route or shared.policy.route(request.head, self._reader, body)
+        if isinstance(route, Local):
+            self._local = shared.tasks.spawn(self._answer_locally(route, body))
+        else:
+            self._follow(route, body)
+
+    def _follow(self, route: ToServer | Answer, body: bytes) -> None:
         if isinstance(route, ToServer):
-            relay = self._relay = Relay(shared, self, request, body, route, exchange)
+            relay = self._relay = Relay(self._shared, self, self._request, body, route, self.exchange)
             relay.start()
-        elif isinstance(route, Local):
-            self._local = shared.tasks.spawn(self._answer_locally(route))
         else:
             self.answer(route)
 
-    async def _answer_locally(self, route: Local) -> None:
+    async def _answer_locally(self, route: Local, body: bytes) -> None:
+        answer: Answer | ToServer
         try:
             answer = await route.handle()
         except Exception:  # the last resort: one path that fails costs nobody the connection
             logger.exception("%s could not be answered", self._request.head.path, extra={"event": "bug"})
             answer = self._shared.policy.error(500, "a bug in llamad: its log says more", kind="server_error")
         self._local = None
-        self.answer(answer)
+        self._follow(answer, body)
 
     def answer(self, answer: Answer) -> None:
         """Give an answer of our own."""

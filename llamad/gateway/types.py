@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llamad.config.model import ServerConfig
+from llamad.gateway.enginepaths import Kind
 from llamad.servers.board import Board, Replica
 from llamad.servers.traffic import Traffic
 
@@ -28,6 +29,8 @@ class RequestHead:
     chunked: bool
     keep_alive: bool
     version: tuple[int, int]
+    host: bytes = b""
+    """Whom the request is for: of a target in absolute form, else of the Host header."""
 
     @property
     def target(self) -> str:
@@ -60,18 +63,31 @@ class ToServer:
     target: str
     authorization: bytes | None = None
     """The value of the Authorization header for the server itself (an external one may ask a key)."""
+    kind: Kind = Kind.USE
+    replica: Replica | None = None
+    """The one to ask, without waiting for it and without its counting as use; None: whichever the admission gives."""
 
 
 @dataclass(slots=True)
 class Local:
-    """Answer by calling `handle` (it may wait: a scrape of every server)."""
+    """Answer by calling `handle` (it may wait: a scrape of every server), or relay to where it says."""
 
-    handle: Callable[[], Awaitable[Answer]]
+    handle: Callable[[], Awaitable[Answer | ToServer]]
 
 
 Route = ToServer | Local | Answer
-Reader = Callable[[bytes], str | None]
-"""Reads the model that a body names; the policy's own: the data path only keeps it with the head it was given for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What is known of a request whose route depends on its body; the policy's own: the data path only keeps it with
+    the head it was given for.
+    """
+
+    model: Callable[[bytes], str | None]
+    """Reads the model that a body names."""
+    target: str
+    kind: Kind
 
 
 @dataclass(slots=True)
@@ -183,8 +199,10 @@ class Policy(Protocol):
     @property
     def admission(self) -> Admission: ...
 
-    def authorize(self, head: RequestHead) -> str | Answer | None:
-        """The name of the client's key, None where no key is asked, or the 401 it gets."""
+    def authorize(self, head: RequestHead, *, unix: bool) -> str | Answer | None:
+        """The name of the client's key, None where no key is asked, or the 401 or 403 it gets; `unix`: it came over a
+        unix socket.
+        """
         ...
 
     def reader(self, head: RequestHead) -> Reader | None:

@@ -108,3 +108,13 @@ def _parse_unix(path: str) -> UnixAddress:
 def is_plain(text: str) -> bool:
     """Whether a path or a name is without control characters (a NUL ends a path) and without half characters."""
     return not any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is reached from this machine only."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -1,4 +1,4 @@
-"""One small GET to a llama-server, on a connection of its own.
+"""One small request to a llama-server, on a connection of its own.
 
 aiohttp's client costs about a millisecond a request, which at 200 idle servers is the whole budget; and llama-server's
 HTTP library keeps a thread for every connection that stays open.
@@ -85,13 +85,29 @@ class _Exchange(asyncio.Protocol):
 
 async def probe(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
     """GET `path`; `timeout` in seconds bounds the whole exchange, `key` goes as a bearer token. Raises ProbeError."""
+    return await send(address, path, timeout=timeout, authorization=b"Bearer " + key.encode() if key else None)
+
+
+async def send(
+    address: Address,
+    path: str,
+    *,
+    timeout: float,
+    method: str = "GET",
+    body: bytes = b"",
+    authorization: bytes | None = None,
+) -> ProbeAnswer:
+    """Ask for `path`, with `body` as JSON where there is one, and `authorization` as that header's value."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ProbeAnswer] = loop.create_future()
     host = "localhost" if isinstance(address, UnixAddress) else str(address)
-    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Connection: close\r\n\r\n".encode(
-        "latin-1", "replace"
-    )
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+    if body or method == "POST":
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    head = "\r\n".join(lines).encode("latin-1", "replace")
+    if authorization is not None:
+        head += b"\r\nAuthorization: " + authorization
+    request = head + b"\r\n\r\n" + body
     transport: asyncio.BaseTransport | None = None
     try:
         async with asyncio.timeout(timeout):

@@ -31,6 +31,7 @@ gateway:
   queue: {size: 512, timeout: 120s}
   access_log: errors
   cors_origins: []
+  hosts: []
   memory_budget: {}
 control:
   socket: null
@@ -109,6 +110,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         queue=QueueConfig(size=512, timeout=120.0),
         access_log="errors",
         cors_origins=(),
+        hosts=(),
         memory_budget={},
     )
     server = config.servers["a"]
@@ -138,6 +140,7 @@ gateway:
   access_log: off
   memory_budget: {0: 22G, host: 1.5G}
   cors_origins: ["*"]
+  hosts: [llm.example.org, "*.lan", "*", "fe80::1", 10.0.0.1]
 control: {socket: /run/c.sock}
 servers:
   a:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llamad.gateway.enginepaths import Kind
 from llamad.gateway.server import GatewayServer
 from llamad.gateway.shared import Limits
 from llamad.gateway.types import (
@@ -106,13 +107,13 @@ class Rules:
         """Let the first that waits go on."""
         self.waiting.pop(0).decided(self.lease())
 
-    def authorize(self, head: RequestHead) -> str | Answer | None:
+    def authorize(self, head: RequestHead, *, unix: bool) -> str | Answer | None:
         if self.key is None:
             return None
         return "me" if head.header(b"authorization") == b"Bearer " + self.key else self.error(401, "no good key")
 
     def reader(self, head: RequestHead) -> Reader | None:
-        return (lambda _: "one") if head.path.startswith("/v1/") else None
+        return Reader(lambda _: "one", head.target, Kind.USE) if head.path.startswith("/v1/") else None
 
     def route(self, head: RequestHead, reader: Reader | None, body: bytes) -> Route:
         if head.path == "/health":

@@ -60,7 +60,7 @@ async def front(origin: Origin) -> AsyncIterator[Front]:
     fleet = SmallFleet(servers("one", max_concurrent=1))
     key = fleet.up("one")
     fleet.board.update(key, address=UnixAddress(origin.path))
-    settings = GatewayConfig(listen=(HERE,), queue=QueueConfig(size=1))
+    settings = GatewayConfig(listen=(HERE,), hosts=("gate",), queue=QueueConfig(size=1))
     metrics = Metrics("test", list(State))
     gateway = Gateway(
         fleet, settings, NO_KEYS, metrics, wanted=fleet.wanted, external_key=lambda _: None, report=lambda _: None

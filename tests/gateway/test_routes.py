@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamad.gateway.enginepaths import Kind
 from llamad.gateway.modelname import UnreadableError, in_form, in_query
-from llamad.gateway.routes import Here, Names, Place, choose, reader
+from llamad.gateway.routes import Here, Names, Place, choose, is_public, reader
 from llamad.gateway.types import Answer, RequestHead, ToServer
 from tests.gateway.fleets import a_head, servers
 
@@ -20,8 +21,9 @@ EVERY_PATH = [
     "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions", "/api/chat",
     "/responses", "/v1/responses", "/embedding", "/embeddings", "/v1/embeddings", "/rerank", "/reranking",
     "/v1/rerank", "/v1/reranking", "/infill", "/tokenize", "/detokenize", "/apply-template", "/v1/messages",
-    "/v1/messages/count_tokens", "/api/show", "/props", "/slots/0", "/some/new/path",
+    "/v1/messages/count_tokens", "/v1/chat/completions/input_tokens", "/audio/transcriptions",
 ]  # fmt: skip
+PASSIVE, EVERY, SLOT, PAGE = Kind.PASSIVE, Kind.EVERY, Kind.SLOT, Kind.PAGE
 
 
 def error_of(answer: object) -> dict[str, Any]:
@@ -52,7 +54,9 @@ def test_every_path_of_llama_server_is_routed_by_name_and_alias(path: str, name:
 
 
 def test_the_target_keeps_the_query() -> None:
-    assert posted(TWO, b'{"model": "emb"}', "/slots/0", query="action=save") == ToServer("emb", "/slots/0?action=save")
+    slot = posted(TWO, b'{"model": "emb"}', "/slots/0", query="action=save")
+    assert slot == ToServer("emb", "/slots/0?action=save", kind=SLOT)
+    assert posted(TWO, b'{"model": "emb"}', query="a=b") == ToServer("emb", "/v1/chat/completions?a=b")
 
 
 @pytest.mark.parametrize("padding", [b"", b" " * (1 << 17)])
@@ -130,14 +134,6 @@ def test_without_any_server_the_message_says_where_to_add_one() -> None:
         assert "llamad.yaml" in error_of(posted(NONE, body))["message"]
 
 
-def test_an_unknown_path_without_a_model_is_404() -> None:
-    answer = posted(TWO, b"{}", "/nothing/here")
-    assert isinstance(answer, Answer)
-    assert answer.status == 404
-    assert "/servers/NAME/nothing/here" in error_of(answer)["message"]
-    assert posted(ONE, b"{}", "/nothing/here") == ToServer("qwen", "/nothing/here")
-
-
 def test_the_query_names_the_model_where_the_body_does_not() -> None:
     assert posted(TWO, b"{}", query="model=emb") == ToServer("emb", "/v1/chat/completions?model=emb")
     assert posted(TWO, b"", query="model=emb") == ToServer("emb", "/v1/chat/completions?model=emb")
@@ -146,31 +142,31 @@ def test_the_query_names_the_model_where_the_body_does_not() -> None:
 
 def test_lora_adapters_take_a_list_and_are_routed_by_the_query() -> None:
     head = a_head("POST", "/lora-adapters", "model=emb")
-    assert not reader(head)
-    assert route_of(TWO, head, None) == ToServer("emb", "/lora-adapters?model=emb")
-    assert route_of(ONE, a_head("POST", "/lora-adapters"), None) == ToServer("qwen", "/lora-adapters")
+    assert route_of(TWO, head, b"[]") == ToServer("emb", "/lora-adapters?model=emb", kind=EVERY)
+    assert route_of(ONE, a_head("POST", "/lora-adapters"), b"[]") == ToServer("qwen", "/lora-adapters", kind=EVERY)
     assert "?model=NAME" in error_of(route_of(TWO, a_head("POST", "/lora-adapters"), None))["message"]
 
 
 def test_an_empty_post_where_no_body_is_owed_goes_to_the_only_server() -> None:
-    assert posted(ONE, b"", "/slots/0", query="action=erase") == ToServer("qwen", "/slots/0?action=erase")
+    assert posted(ONE, b"", "/slots/0", query="action=erase") == ToServer("qwen", "/slots/0?action=erase", kind=SLOT)
+    assert posted(ONE, b"", "/v1/streams/lookup") == ToServer("qwen", "/v1/streams/lookup", kind=EVERY)
 
 
 # --- by the query ---
 
 
 @pytest.mark.parametrize(
-    ("path", "query"), [("/props", "model=emb"), ("/slots", "a=b&model=emb"), ("/x", "model=em%62")]
+    ("path", "query"), [("/props", "model=emb"), ("/slots", "a=b&model=emb"), ("/props", "model=em%62")]
 )
 def test_a_get_is_routed_by_its_query(path: str, query: str) -> None:
     assert not reader(a_head("GET", path, query))
-    assert route_of(TWO, a_head("GET", path, query), None) == ToServer("emb", f"{path}?{query}")
+    assert route_of(TWO, a_head("GET", path, query), None) == ToServer("emb", f"{path}?{query}", kind=PASSIVE)
 
 
 @pytest.mark.parametrize("query", ["", "a=b", "models=emb"])
 def test_a_get_without_a_model(query: str) -> None:
     suffix = f"?{query}" if query else ""
-    assert route_of(ONE, a_head("GET", "/props", query), None) == ToServer("qwen", f"/props{suffix}")
+    assert route_of(ONE, a_head("GET", "/props", query), None) == ToServer("qwen", f"/props{suffix}", kind=PASSIVE)
     known, unknown = (
         route_of(TWO, a_head("GET", "/props", query), None),
         route_of(TWO, a_head("GET", "/x", query), None),
@@ -321,20 +317,38 @@ def test_an_unknown_model_by_path() -> None:
     assert error_of(route_of(TWO, a_head("GET", "/v1/models/nope"), None))["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_one_server_with_everything_it_has(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("GET", "/props", PASSIVE),
+        ("HEAD", "/", PAGE),
+        ("POST", "/v1/completions", Kind.USE),
+        ("DELETE", "/v1/stream", EVERY),
+        ("GET", "/v1/stream", Kind.STREAM),
+    ],
+)
+def test_one_server_with_everything_it_has(method: str, path: str, kind: Kind) -> None:
     for name in ("qwen", "default", "org%2Fmodel"):
-        head = a_head(method, f"/servers/{name}/v1/x", "a=b&model=emb")
+        head = a_head(method, f"/servers/{name}{path}", "a=b&model=emb")
         assert not reader(head)
-        assert route_of(TWO, head, None) == ToServer("qwen", "/v1/x?a=b&model=emb")
-    assert route_of(TWO, a_head(method, "/servers/emb/"), None) == ToServer("emb", "/")
+        assert route_of(TWO, head, None) == ToServer("qwen", f"{path}?a=b&model=emb", kind=kind)
 
 
-def test_a_servers_page_needs_its_slash() -> None:
-    answer = route_of(TWO, a_head("GET", "/servers/qwen", "a=b"), None)
+def test_what_concerns_every_process_of_one_server_needs_its_body_first() -> None:
+    head = a_head("POST", "/servers/org%2Fmodel/props")
+    assert reader(head)
+    assert route_of(TWO, head, b"{}") == ToServer("qwen", "/props", kind=EVERY)
+    assert error_of(route_of(TWO, a_head("POST", "/servers/nope/props"), b"{}"))["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("name", ["qwen", "org%2Fmodel", "a:b"])
+def test_a_servers_page_needs_its_slash_and_is_found_behind_any_prefix(name: str) -> None:
+    answer = route_of(
+        Names(servers("qwen", aliases=("org/model", "a:b"))), a_head("GET", f"/servers/{name}", "a=b"), None
+    )
     assert isinstance(answer, Answer)
     assert answer.status == 308
-    assert answer.headers == [(b"location", b"/servers/qwen/?a=b")]
+    assert answer.headers == [(b"location", f"./{name}/?a=b".encode())]
 
 
 @pytest.mark.parametrize("path", ["/servers/nope/x", "/servers/", "/servers/nope"])
@@ -343,3 +357,125 @@ def test_a_server_that_is_not_there(path: str) -> None:
     assert isinstance(answer, Answer)
     assert answer.status == 404
     assert "there is qwen, emb" in error_of(answer)["message"]
+
+
+# --- paths that are none, and those that are written otherwise ---
+
+
+@pytest.mark.parametrize("prefix", ["", "/servers/qwen"])
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/v1/v1/chat/completions", "did you mean /v1/chat/completions?"),
+        ("POST", "/openai/v1/embeddings", "did you mean /v1/embeddings?"),
+        ("POST", "/v1/chat/completion", "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/messages/chat/completions", "did you mean /chat/completions?"),
+        ("POST", "/v1/images/generations", "no such path"),
+        ("POST", "/v1/audio/speech", "no such path"),
+        ("POST", "/some/new/path", "no such path"),
+        ("GET", "/v1/nothing", "no such path"),
+        ("GET", "/slots/0/x", "no such path"),
+        ("PUT", "/x", "no such path"),
+        ("DELETE", "/models/load", "no such path"),
+        ("POST", "/models/load", "no such path"),
+    ],
+)
+def test_a_path_no_engine_has_is_404_and_says_that_a_base_url_may_be_wrong(
+    method: str, path: str, hint: str, prefix: str
+) -> None:
+    head = a_head(method, prefix + path, "model=qwen")
+    assert not reader(head)
+    answer = route_of(ONE, head, b'{"model": "qwen"}')
+    assert isinstance(answer, Answer)
+    assert answer.status == 404
+    message = error_of(answer)["message"]
+    assert hint in message
+    assert "base URL" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/chat/completions", b"POST"),
+        ("DELETE", "/props", b"GET, HEAD, POST"),
+        ("POST", "/servers/qwen/", b"GET, HEAD"),
+        ("POST", "/servers/qwen/sw.js", b"GET, HEAD"),
+        ("GET", "/slots/0", b"POST"),
+        ("PATCH", "/v1/stream", b"GET, HEAD, DELETE"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_405(method: str, path: str, allow: bytes) -> None:
+    answer = route_of(ONE, a_head(method, path), None)
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.headers) == (405, [(b"allow", allow)])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions/", "//v1/chat/completions", "/v1/%63hat/completions", "/v1//chat///completions//"]
+)
+def test_a_path_is_taken_as_what_it_means(path: str) -> None:
+    assert posted(TWO, b'{"model": "emb"}', path) == ToServer("emb", "/v1/chat/completions")
+    assert route_of(TWO, a_head("POST", f"/servers/emb{path}"), None) == ToServer("emb", "/v1/chat/completions")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/models//", "//v1/models", "/health/"])
+def test_the_gateways_own_paths_are_taken_as_what_they_mean(path: str) -> None:
+    assert isinstance(route_of(TWO, a_head("GET", path), None), Here)
+
+
+def test_one_model_with_a_slash_behind_it() -> None:
+    assert route_of(TWO, a_head("GET", "/v1/models/org/model/"), None) == Here(Place.MODEL, "qwen")
+
+
+def test_a_file_of_the_web_ui_at_the_root_is_the_only_servers() -> None:
+    head = a_head("GET", "/favicon.ico")
+    assert route_of(ONE, head, None) == ToServer("qwen", "/favicon.ico", kind=PAGE)
+    answer = route_of(TWO, head, None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime", "/servers/qwen/", "/health"])
+def test_a_websocket_is_told_to_upgrade_to_http(path: str) -> None:
+    answer = route_of(ONE, a_head("GET", path, upgrade="WebSocket", connection="Upgrade"), None)
+    assert isinstance(answer, Answer)
+    assert answer.status == 426
+    assert dict(answer.headers)[b"upgrade"] == b"HTTP/1.1"
+    assert "server-sent events" in error_of(answer)["message"]
+
+
+def test_an_upgrade_to_http_2_is_not_taken_up() -> None:
+    assert route_of(ONE, a_head("GET", "/health", upgrade="h2c"), None) == Here(Place.HEALTH)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "public"),
+    [
+        ("GET", "/", True),
+        ("HEAD", "/health", True),
+        ("GET", "/v1/health", True),
+        ("GET", "/favicon.ico", True),
+        ("GET", "/servers/qwen", True),
+        ("GET", "/servers/qwen/", True),
+        ("GET", "/servers/org%2Fmodel/_app/immutable/bundle.CheKa0wg.js", True),
+        ("GET", "/servers/qwen/manifest.webmanifest", True),
+        ("POST", "/servers/qwen/", False),
+        ("GET", "/servers/nope/", False),
+        ("GET", "/servers/qwen/props", False),
+        ("GET", "/servers/qwen/%70rops", False),
+        ("GET", "/servers/qwen//props", False),
+        ("GET", "/servers/qwen/v1/models", False),
+        ("GET", "/servers/qwen/v1%2Fmodels", False),
+        ("GET", "/servers/qwen/v1/stream.js", False),
+        ("GET", "/servers/qwen/slots/0.js", False),
+        ("GET", "/servers/qwen/../v1/x.js", False),
+        ("GET", "/servers/qwen/x/%2e%2e/props.js", False),
+        ("GET", "/servers/qwen/tools", False),
+        ("GET", "/servers/qwen/metrics", False),
+        ("GET", "/metrics", False),
+        ("GET", "/ready", False),
+        ("GET", "/v1/models", False),
+    ],
+)
+def test_only_the_web_ui_and_health_are_public(method: str, path: str, public: bool) -> None:  # noqa: FBT001
+    assert is_public(TWO, a_head(method, path)) is public
