@@ -34,8 +34,9 @@ from llamad.reload import Reloader
 from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
 from llamad.servers.around import Around
 from llamad.servers.board import Board
+from llamad.servers.catalog import gpus_of
 from llamad.servers.fleet import Fleet
-from llamad.servers.inspection import inspect
+from llamad.servers.inspection import examine, inspect
 from llamad.servers.launcher import ProcessLauncher
 from llamad.servers.ledger import Ledger
 from llamad.servers.probe import probe
@@ -131,6 +132,8 @@ class Daemon:
                 secret=credentials.secret,
                 external_key=credentials.external_key,
                 inspect=inspect,
+                examine=lambda launch, address: examine(launch, address, environ),
+                list_devices=lambda launch: gpus_of(launch, environ),
                 memory_free=free_memory,
                 make_folder=lambda path: path.mkdir(mode=0o700, parents=True, exist_ok=True),
                 reread=self._reread,

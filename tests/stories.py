@@ -235,6 +235,10 @@ class World:
     around: Around
     states: list[tuple[ReplicaKey, State]]
     inspections: list[Failure | None]
+    examinations: list[Failure | None]
+    """What looks after unexplained ends find."""
+    devices: list[str] | None
+    """The GPUs that programs list."""
     rereads: list[float]
     free: dict[Device, int]
     """Free bytes by device; one that is not there does not tell."""
@@ -265,6 +269,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
     machine = Machine(list(behaviours), usual or Behaviour())
     states: list[tuple[ReplicaKey, State]] = []
     inspections: list[Failure | None] = []
+    examinations: list[Failure | None] = []
     rereads: list[float] = []
     free: dict[Device, int] = {}
     chances: list[float] = []
@@ -278,6 +283,9 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
             raise LlamadError(f"there is no credential {name}", hint="LoadCredential=")
         return f"secret of {name}"
 
+    async def list_devices(launch: Launch) -> list[str] | None:
+        return world.devices
+
     around = Around(
         board=board,
         directories=Directories(nowhere, nowhere, nowhere),
@@ -288,6 +296,8 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
         secret=secret,
         external_key=lambda config: None,
         inspect=lambda launch: inspections.pop(0) if inspections else None,
+        examine=lambda launch, address: examinations.pop(0) if examinations else None,
+        list_devices=list_devices,
         memory_free=free.get,
         reread=lambda: rereads.append(loop.time()),
         make_folder=lambda path: None,
@@ -299,7 +309,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
             states.append((change.key, change.new.state))
 
     with board.observe(note):
-        world = World(machine, around, states, inspections, rereads, free, chances, no_secrets)
+        world = World(machine, around, states, inspections, examinations, None, rereads, free, chances, no_secrets)
         yield world
         world.assert_clean()
 

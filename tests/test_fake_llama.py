@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamad.servers.diagnosis import Exit, diagnose
+from llamad.servers.diagnosis import Exit, LastLines, diagnose
 from tests.builders import fake_binary, gguf
 from tests.contract.server import Engine, Server
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_fails_in_the_words_of_the_real_one(folder: Path, failure: str, code: int, cause: str) -> None:
     done = run(folder.absolute(), fail=failure)
     assert done.returncode == code
-    assert diagnose(Exit(code), done.stderr.decode().splitlines(), gpus_asked=True).cause == cause
+    assert diagnose(Exit(code), LastLines(done.stderr.decode().splitlines())).cause == cause
 
 
 def test_it_dies_at_the_start(folder: Path) -> None:

@@ -3,13 +3,10 @@
 The plain form is for scripts too: columns keep their order, every cell is filled (`-`: nothing), one row is one line.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from textwrap import wrap
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOTE = "NOTE"
 """The column of remarks, which may be as long as they like."""
 _GAP = "  "
@@ -87,8 +84,3 @@ def wrapped(line: str, width: int) -> Sequence[str]:
 def all_wrapped(lines: Iterable[str], width: int) -> list[str]:
     """Each of `lines` wrapped."""
     return [part for line in lines for part in wrapped(line, width)]
-
-
-def printable(text: str) -> str:
-    """`text` in one line that cannot steer a terminal: what a server or a model file says is not trusted with one."""
-    return _CONTROL.sub("?", _ESCAPE.sub("", text.rstrip("\n")))

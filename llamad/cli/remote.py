@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llamad.cli import tables
-from llamad.cli.layout import printable
 from llamad.cli.terminal import complain, is_rich, say, screen, show_tables, warn
 from llamad.control.client import Client, Document
 from llamad.errors import ExitCode, LlamadError, UnavailableError
+from llamad.host.visible import visible
 
 _ASKED = {"start": "will be started", "stop": "will be stopped", "restart": "will be restarted"}
 
@@ -71,8 +71,8 @@ def _steps(answer: Document) -> list[str]:
     for step in answer["steps"]:
         if step["action"] != "keep":
             reasons = ", ".join(step["reasons"])
-            lines.append(printable(f"{step['action']} {step['server']}" + (f": {reasons}" if reasons else "")))
-    return lines + [printable(line) for line in answer.get("settings", ())]
+            lines.append(visible(f"{step['action']} {step['server']}" + (f": {reasons}" if reasons else "")))
+    return lines + [visible(line) for line in answer.get("settings", ())]
 
 
 def change(client: Client, verb: str, servers: Iterable[str], *, wait: bool) -> int:
@@ -109,7 +109,7 @@ def logs(client: Client, *, server: str, count: int | None, follow: bool) -> int
     for line in client.lines("servers", name, "logs", n=count, follow=1 if follow else None):
         if line["lost"]:
             warn([f"{line['lost']} lines were lost: they came faster than they were read"])
-        print(f"{line['at']} {name}/{line['replica']} {printable(line['text'])}", flush=follow)
+        print(f"{line['at']} {name}/{line['replica']} {visible(line['text'])}", flush=follow)
     if follow:
         raise UnavailableError(f"the log of {name} has ended", hint="the server was removed, or llamad has ended")
     return ExitCode.OK
@@ -152,7 +152,7 @@ def devices(client: Client, *, as_json: bool) -> int:
         return ExitCode.OK
     lines = [] if answer["gpus"] else ["no GPU was found"]
     for binary, seen in answer["llama_server"].items():
-        lines += ["", f"{printable(binary)} sees:", *(f"  {printable(line)}" for line in seen)]
+        lines += ["", f"{visible(binary)} sees:", *(f"  {visible(line)}" for line in seen)]
     show_tables([tables.devices_table(answer)] if answer["gpus"] else [], lines)
     warn(answer["problems"])
     return ExitCode.OK

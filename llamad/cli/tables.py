@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llamad.cli.layout import Table, printable
+from llamad.cli.layout import Table
 from llamad.config.units import format_duration, format_size
 from llamad.errors import with_hint
+from llamad.host.visible import visible
 
 Document = Mapping[str, Any]
 
@@ -58,7 +59,7 @@ def note(server: Document, replica: Document) -> str:
     if replica["retry_in_s"] is not None:
         parts.append(f"next try in {format_duration(replica['retry_in_s'])}")
     parts.append(_remarks(server))
-    return printable("; ".join(part for part in parts if part))
+    return visible("; ".join(part for part in parts if part))
 
 
 def _remarks(server: Document) -> str:
@@ -78,11 +79,11 @@ def config_lines(status: Document) -> Iterator[str]:
     there is nothing in it.
     """
     if status["gateway_problem"] is not None:
-        yield f"the gateway takes no requests: {printable(status['gateway_problem'])}"
+        yield f"the gateway takes no requests: {visible(status['gateway_problem'])}"
     if status["config"]["error"] is not None:
         first, *rest = status["config"]["error"].splitlines() or [""]
-        yield f"config refused, the last accepted one runs: {first}"
-        yield from (f"  {line}" for line in rest)
+        yield f"config refused, the last accepted one runs: {visible(first)}"
+        yield from (f"  {visible(line)}" for line in rest)
     if not status["servers"]:
         yield "no servers are configured: add one below servers: in the configuration, see llamad.yaml(5)"
 
@@ -131,7 +132,7 @@ def _replica_facts(replica: Document) -> dict[str, str | None]:
 def _facts(indent: str, facts: Mapping[str, str | None]) -> Iterator[str]:
     for name, value in facts.items():
         if value is not None:
-            yield f"{indent}{name + ':':<12}{printable(value)}"
+            yield f"{indent}{name + ':':<12}{visible(value)}"
 
 
 def status_changes(old: Document | None, new: Document) -> Iterator[str]:
@@ -149,7 +150,7 @@ def status_changes(old: Document | None, new: Document) -> Iterator[str]:
 def _states(status: Document) -> Iterator[tuple[str, tuple[str, str]]]:
     for server in status["servers"]:
         if not server["replicas"]:
-            yield server["name"], (server["state"], printable(_remarks(server)))
+            yield server["name"], (server["state"], visible(_remarks(server)))
         for replica in server["replicas"]:
             name = f"{server['name']}/{replica['index']}"
             if replica["generation"] and any(
@@ -179,14 +180,14 @@ def _model_row(file: Document, models: Document) -> tuple[str, ...]:
         remarks.append(f"broken: {file['error']}")
     template = "built in" if file["chat_template"] else "beside it" if file["templates"] else "-"
     return (
-        printable(str(file["path"]).removeprefix(models["models_dir"].rstrip("/") + "/")),
+        visible(str(file["path"]).removeprefix(models["models_dir"].rstrip("/") + "/")),
         _or_dash(file["architecture"]),
         _size(file["size_bytes"]),
         _or_dash(file["quantization"]),
         _or_dash(file["context"]),
         template,
         ", ".join(servers) or "-",
-        printable("; ".join(remarks)) or "-",
+        visible("; ".join(remarks)) or "-",
     )
 
 
@@ -195,7 +196,7 @@ def served_table(models: Document) -> Table:
     rows = tuple(
         (
             one["server"],
-            printable(", ".join(dict.fromkeys((*one["names"], *one["aliases"])))) or "-",
+            visible(", ".join(dict.fromkeys((*one["names"], *one["aliases"])))) or "-",
             _or_dash(one["context"]),
             _or_dash(one["slots"]),
             ", ".join(one["modalities"]) or "-",
@@ -227,7 +228,7 @@ def devices_table(devices: Document) -> Table:
 
 
 def _or_dash(value: object) -> str:
-    return "-" if value is None else printable(str(value)) or "-"
+    return "-" if value is None else visible(str(value)) or "-"
 
 
 def _size(size: int | None) -> str:

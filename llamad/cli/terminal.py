@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from llamad.cli.layout import Table, all_wrapped, fitted, printable
+from llamad.cli.layout import Table, all_wrapped, fitted
+from llamad.host.visible import visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -44,20 +45,15 @@ def say(line: str) -> None:
 
 def complain(error: Failing) -> None:
     """An error an operator can mend: what is wrong, and below it what to do."""
-    print(f"llamad: {printable_lines(error.message)}", file=sys.stderr)
+    print(f"llamad: {visible_lines(error.message)}", file=sys.stderr)
     if error.hint is not None:
-        print(f"hint: {printable_lines(error.hint)}", file=sys.stderr)
+        print(f"hint: {visible_lines(error.hint)}", file=sys.stderr)
 
 
 def warn(lines: Iterable[str]) -> None:
     """Lines that are no answer, such as the problems of a configuration."""
     for line in lines:
-        print(printable_lines(line), file=sys.stderr)
-
-
-def printable_lines(text: str) -> str:
-    """`text` with its lines kept, and without what could steer a terminal."""
-    return "\n".join(printable(line) for line in text.splitlines())
+        print(visible_lines(line), file=sys.stderr)
 
 
 def show_tables(tables: Iterable[Table], after: Iterable[str] = ()) -> None:

@@ -133,7 +133,7 @@ def _why(replicas: list[Replica]) -> dict[str, str | None]:
     return {
         "state": together(one.state for one in replicas),
         "cause": failure.cause if failure is not None else None,
-        "message": failure.message if failure is not None else None,
+        "message": (failure.public or failure.message) if failure is not None else None,
         "hint": failure.hint if failure is not None else None,
     }
 

@@ -54,7 +54,7 @@ def failure_refusal(server: str, replicas: Iterable[Replica], now: float) -> Ref
     unnamed = Failure("failed", "it ended again and again", f"`llamad logs {server}` shows its output")
     why = next((one.last_error for one in failed if one.last_error is not None), unnamed)
     retries = [max(one.retry_at - now, 0.0) for one in failed if one.retry_at is not None]
-    message = f"{server} is down: {why}"
+    message = f"{server} is down: {why.for_clients}"
     if not retries:
         return Refusal(503, why.cause, message)
     after = min(retries)
@@ -87,7 +87,7 @@ def timeout_refusal(server: str, replicas: Iterable[Replica], waited: float) -> 
     states = [one for one in replicas if one.state is not State.READY]
     why = next((one.last_error for one in states if one.last_error is not None), None)
     message = f"no replica of {server} was free within {format_duration(waited)}"
-    detail = f"; the last failure: {why}" if why is not None else ""
+    detail = f"; the last failure: {why.for_clients}" if why is not None else ""
     return Refusal(503, "queue_timeout", message + detail, RETRY_AFTER)
 
 

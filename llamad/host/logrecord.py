@@ -1,9 +1,13 @@
-"""What a log record says, read the same way by every handler: its message, its fields, its traceback. Pure."""
+"""What a log record says, read the same way by every handler: its message, its fields, its traceback. Pure.
+
+All of it is made safe to show: no handler can steer a terminal with what a server, a client or a file said.
+"""
 
 import logging
 import math
 
 from llamad.errors import LlamadError
+from llamad.host.visible import visible_lines
 
 Field = str | int | float | bool | None
 
@@ -12,12 +16,12 @@ _formatter = logging.Formatter()
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """The message as valid Unicode. A log call whose arguments do not fit (a bug) still shows all it was given."""
+    """The message, of one line or several. A log call whose arguments do not fit (a bug) still shows all of them."""
     try:
         text = record.getMessage()
     except (TypeError, ValueError, KeyError):
         text = f"{record.msg} {record.args!r}"
-    return valid(text)
+    return visible_lines(text)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Field]:
@@ -32,13 +36,8 @@ def traceback_of(record: logging.LogRecord) -> str | None:
     if record.exc_text:
         return record.exc_text
     if record.exc_info and record.exc_info[0] is not None and not issubclass(record.exc_info[0], LlamadError):
-        return valid(_formatter.formatException(record.exc_info))
+        return visible_lines(_formatter.formatException(record.exc_info))
     return None
-
-
-def valid(text: str) -> str:
-    """`text` with lone surrogates (bytes that were no UTF-8) spelled out as `\\udcff`."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _field(value: object) -> Field:
@@ -46,7 +45,7 @@ def _field(value: object) -> Field:
         return str(value)  # JSON has no word for it
     if isinstance(value, bool | int | float) or value is None:
         return value
-    return valid(str(value))
+    return visible_lines(str(value))
 
 
 def notice_of_loss(lines: int) -> logging.LogRecord:

@@ -18,7 +18,6 @@ PATIENCE = 0.1
 """Seconds a log line may wait for a full pipe before it is dropped and counted."""
 _CHUNK = select.PIPE_BUF  # a pipe that polls as writable takes this much without blocking (pipe(7))
 _COLOURS = ((logging.ERROR, "31"), (logging.WARNING, "33"), (logging.INFO, "32"))
-_KEPT = "\n\t"
 
 
 class JsonLines(JsonFormatter):
@@ -46,9 +45,7 @@ class JsonLines(JsonFormatter):
 
 
 class TextLines(logging.Formatter):
-    """`HH:MM:SS.mmm level server: message` in local time; further lines of a record are indented. Control characters
-    are spelled out, so that a server's output cannot drive the terminal.
-    """
+    """`HH:MM:SS.mmm level server: message` in local time; further lines of a record are indented."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -62,18 +59,12 @@ class TextLines(logging.Formatter):
         traceback = traceback_of(record)
         if traceback is not None:
             text += "\n" + traceback
-        return f"{clock} {self._level(record)} {_visible(str(who))}: " + _visible(text).replace("\n", "\n    ")
+        return f"{clock} {self._level(record)} {who}: " + text.replace("\n", "\n    ")
 
     def _level(self, record: logging.LogRecord) -> str:
         word = f"{record.levelname.lower():<7}"
         code = next((code for least, code in _COLOURS if record.levelno >= least), "2")
         return f"\x1b[{code}m{word}\x1b[0m" if self._colour else word
-
-
-def _visible(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c in _KEPT or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class DescriptorHandler(logging.Handler):

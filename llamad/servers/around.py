@@ -1,7 +1,7 @@
 """What every supervisor works with; put together once, by the daemon or by a test."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,6 +76,10 @@ class Around:
     """The API key for an external server; LlamadError where it cannot be read."""
     inspect: Callable[[Launch], Failure | None]
     """Looks at model and binary before a start; runs in a thread."""
+    examine: Callable[[Launch, Address], Failure | None]
+    """Looks for the cause of an unexplained end of a start; runs in a thread."""
+    list_devices: Callable[[Launch], Awaitable[Sequence[str] | None]]
+    """The GPUs that the program of a launch lists; None where it does not tell."""
     memory_free: Callable[[Device], int | None]
     """Free bytes of a GPU by its index, or of the `host`; None where that cannot be told."""
     make_folder: Callable[[Path], None]

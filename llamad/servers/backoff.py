@@ -23,10 +23,12 @@ def next_retry(policy: RestartPolicy, failures: int, failure: Failure, *, chance
     """What follows the `failures`-th failure in a row; `chance` is a random number from 0 to 1.
 
     The delay is initial_delay * factor^(failures - 1), at most max_delay, spread by +-jitter. A permanent cause, or
-    more failures than max_retries, gives up: then retry_failed_every is the delay (None: never by itself).
+    more failures than max_retries, gives up: then retry_failed_every is the delay (None: never by itself), and no more
+    than max_delay where the cause may pass at any time.
     """
     if failure.permanent or (policy.max_retries is not None and failures > policy.max_retries):
-        return Retry(policy.retry_failed_every, given_up=True)
+        slow = policy.retry_failed_every
+        return Retry(min(slow, policy.max_delay) if failure.passing and slow is not None else slow, given_up=True)
     delay = policy.initial_delay
     for _ in range(failures - 1):
         if delay >= policy.max_delay or policy.factor == 1 or not delay:

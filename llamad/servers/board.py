@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from llamad.errors import with_hint
 from llamad.host.address import Address
 from llamad.servers.state import State, move
 
@@ -35,16 +36,25 @@ class ReplicaKey(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a replica ended or did not start: a short cause for machines (`out-of-gpu-memory`), a message and a hint
-    for a person. `permanent` causes are not retried.
+    for the operator. `permanent` causes are not retried; a `passing` one lies outside of the server and may be over at
+    any time: it is retried soon. `public` is the message for clients, where `message` quotes what
+    other clients may have written.
     """
 
     cause: str
     message: str
     hint: str | None = None
     permanent: bool = False
+    passing: bool = False
+    public: str | None = None
+
+    @property
+    def for_clients(self) -> str:
+        """Message and hint as a client of the gateway may read them."""
+        return with_hint(self.public or self.message, self.hint)
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message} ({self.hint})"
+        return with_hint(self.message, self.hint)
 
 
 @dataclass(frozen=True, slots=True)

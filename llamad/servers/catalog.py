@@ -23,6 +23,8 @@ LIST_TIMEOUT = 10.0
 """Seconds that a program may take to list its devices: CUDA alone wakes up for two."""
 END_TIMEOUT = 2.0
 MAX_LIST = 64 << 10
+_NO_GPU = ("(none)", "BLAS", "CPU")
+"""What a list of devices may hold beside GPUs."""
 
 
 async def what_is_served(
@@ -62,28 +64,43 @@ async def devices_seen(intents: Iterable[Intent]) -> dict[str, list[str]]:
     return {str(program): await _list_devices(program) for program in programs}
 
 
+async def gpus_of(launch: Launch, inherited: Mapping[str, str]) -> list[str] | None:
+    """The GPUs that the program of a launch lists in the environment of the launch; None where it does not tell."""
+    try:
+        lines = await _listed(launch.binary, dict(inherited) | dict(launch.environment))
+    except (OSError, TimeoutError):
+        return None
+    return [line for line in lines if not line.startswith(_NO_GPU)]
+
+
 async def _list_devices(program: Path) -> list[str]:
     try:
-        child = await asyncio.create_subprocess_exec(
-            program,
-            "--list-devices",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # uvloop has no process_group=
-        )
+        return await _listed(program, dict(os.environ))
+    except TimeoutError:
+        return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
     except OSError as error:
         return [f"cannot be run: {error.strerror}"]
+
+
+async def _listed(program: Path, environment: dict[str, str]) -> list[str]:
+    """What `--list-devices` prints, a line a device. Raises OSError where it cannot be run, TimeoutError."""
+    child = await asyncio.create_subprocess_exec(
+        program,
+        "--list-devices",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,  # uvloop has no process_group=
+    )
     assert child.stdout is not None
     try:
         async with asyncio.timeout(LIST_TIMEOUT):
             text = await _read(child.stdout)
-    except TimeoutError:
-        return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
     finally:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has ended: nothing is left to end
             os.killpg(child.pid, signal.SIGKILL)  # it and what it started, which may hold the pipe
-        with suppress(TimeoutError):
+        with suppress(TimeoutError):  # what is stuck in a driver is nobody's any more
             async with asyncio.timeout(END_TIMEOUT):  # asyncio's wait() ends only once the pipe was read to its end
                 while await child.stdout.read(MAX_LIST):
                     pass

@@ -2,6 +2,9 @@
 
 Each row was read in llama.cpp's sources (build b11434), seen with the real engine, or reported in its issues;
 tests/servers/test_diagnosis.py holds a real message for each. The order matters: what says more comes first.
+
+Clients reach the log: lines from before the first READY are evidence of everything, later ones only of the rows that
+are `later`, never of a permanent cause, and only together with how the process ended.
 """
 
 import re
@@ -9,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llamad.host.visible import visible
 from llamad.servers.board import Failure
 
 MAX_QUOTED = 200
 """Characters of a line that a message quotes."""
-
 Kind = Literal["memory", "abort", "exit"]
 """When a row counts: `memory` after any end but an outside kill, `abort` after an abort or an exit code, `exit` after
 an exit code or an unknown end only.
@@ -22,7 +25,9 @@ an exit code or an unknown end only.
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One row. `message` may name groups of `pattern`; the newest line that matches counts."""
+    """One row. `message` may name groups of `pattern`; the newest line that matches counts. `later`: a process that was
+    READY can end of it too.
+    """
 
     name: str
     kind: Kind
@@ -30,19 +35,51 @@ class Cause:
     message: str
     hint: str
     permanent: bool = False
+    later: bool = False
+    passing: bool = False
 
 
-def _row(name: str, kind: Kind, pattern: str, message: str, hint: str, *, permanent: bool = False) -> Cause:
-    return Cause(name, kind, re.compile(pattern), message, hint, permanent)
+def _row(
+    name: str,
+    kind: Kind,
+    pattern: str,
+    message: str,
+    hint: str,
+    *,
+    permanent: bool = False,
+    later: bool = False,
+    passing: bool = False,
+) -> Cause:
+    return Cause(name, kind, re.compile(pattern), message, hint, permanent, later, passing)
 
 
 _SMALLER = "lower n_gpu_layers or ctx_size, use a smaller quantisation, or give it more GPUs"
 _FREE = f"{_SMALLER}; `llamad status` and nvidia-smi show who else fills the GPU"
 _DOWNLOAD_AGAIN = "the file is broken or its download was cut: get it again and compare size and checksum"
 _UPDATE = "the model needs another build of llama.cpp: update llama_server"
+_RPC = "look at rpc-server there, and that both are of one build of llama.cpp; this server comes back once it answers"
 _TOKEN = "check the name of hf_repo; a private or gated model needs env_credentials: {HF_TOKEN: ...}"
 
 CAUSES: tuple[Cause, ...] = (
+    # other hosts
+    _row(
+        "rpc-server-gone",
+        "abort",
+        r"Failed to connect to (?P<endpoint>(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+)\s*$",
+        "cannot connect to the rpc-server {endpoint}",
+        _RPC,
+        later=True,
+        passing=True,
+    ),
+    _row(
+        "rpc-server-gone",
+        "abort",
+        r"Remote RPC server crashed or returned malformed response",
+        "an rpc-server of its args has gone or does not fit this llama-server",
+        _RPC,
+        later=True,
+        passing=True,
+    ),
     # the command line
     _row(
         "unknown-option",
@@ -82,6 +119,7 @@ CAUSES: tuple[Cause, ...] = (
         r"allocating (?P<size>[\d.]+) MiB on device (?P<device>\d+): (?:cuda|hip|musa)Malloc failed: out of memory",
         "GPU {device} has not {size} MiB of memory free",
         _FREE,
+        later=True,
     ),
     _row(
         "out-of-gpu-memory",
@@ -92,6 +130,7 @@ CAUSES: tuple[Cause, ...] = (
         r"|(?:cuda|hip|musa)Malloc failed: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
         "the GPU has not enough memory",
         _FREE,
+        later=True,
     ),
     _row(
         "out-of-gpu-memory",
@@ -99,6 +138,7 @@ CAUSES: tuple[Cause, ...] = (
         r"(?:failed|unable) to allocate (?P<device>(?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL|OpenCL|Metal|CANN)\d*) buffer",
         "the GPU has not enough memory ({device})",
         _FREE,
+        later=True,
     ),
     _row(
         "out-of-memory",
@@ -110,6 +150,7 @@ CAUSES: tuple[Cause, ...] = (
         r"|failed to allocate buffer for (?:kv|rs) cache|failed to allocate compute \w* ?buffers",
         "the host has not enough memory",
         "lower ctx_size, use a smaller quantisation, or raise limits.memory_max and the host's memory",
+        later=True,
     ),
     # the GPU itself
     _row(
@@ -134,6 +175,7 @@ CAUSES: tuple[Cause, ...] = (
         r"(?P<what>(?:CUDA|ROCm|HIP|MUSA) error: .+|ErrorDeviceLost|vk::DeviceLostError)",
         "the GPU failed: {what}",
         "`journalctl -k` may show an Xid or a reset of the GPU; `llamad devices` shows what is left",
+        later=True,
     ),
     # the model
     _row(
@@ -336,39 +378,74 @@ CAUSES: tuple[Cause, ...] = (
 )
 
 _GPU_MISSING = re.compile(r"no usable GPU found|compiled without support for GPU offload")
-GPU_MISSING = Failure(
-    "gpu-missing",
-    "GPUs were asked for, but llama-server finds none it can use",
-    "this llama-server may be built without CUDA, ROCm or Vulkan, or the driver is not loaded: `llamad devices`,"
-    " `llama-server --list-devices`; say gpus: none to run on the CPU",
+_GPU_DRIVER = re.compile(
+    r"(?:failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)\b.*|Unable to open /dev/kfd.*|/dev/kfd: .+"
+    r"|ggml_(?:cuda|hip|vulkan|sycl)\w*: no devices found.*|no CUDA-capable device is detected)",
+    re.IGNORECASE,
 )
+_MODEL = re.compile(r"\bloading model\b|\bllama_model_load|\bgguf_init_from")
 
 
-def gpu_missing(line: str) -> Failure | None:
-    """The failure that `line` proves where GPUs were asked for: llama-server warns and goes on, on the CPU."""
-    return GPU_MISSING if _GPU_MISSING.search(line) else None
+class GpuSigns:
+    """What the first lines of a process say of its GPUs: those from before it opened its model, whose strings are
+    printed from then on and are not to be believed. `missing`: it has none and goes on, on the CPU. `doubt`: one of
+    its backends has none, and says this; another one may have.
+    """
+
+    def __init__(self) -> None:
+        self.missing = False
+        self.doubt: str | None = None
+        self._over = False
+
+    def read(self, line: str) -> bool:
+        """The next line; whether it says something of GPUs."""
+        if self._over:
+            return False
+        self._over = _MODEL.search(line) is not None
+        if _GPU_MISSING.search(line):
+            self.missing = True
+            return True
+        if match := _GPU_DRIVER.search(line):
+            self.doubt = quoted(match[0])
+            return True
+        return False
 
 
-def find_cause(lines: Sequence[str], kinds: frozenset[Kind]) -> Failure | None:
-    """The first row of `kinds` that one of `lines` matches (the newest such line)."""
+def gpu_missing(why: str | None = None) -> Failure:
+    """GPUs were asked for and there is none; `why` in the words of the driver."""
+    message = "GPUs were asked for, but llama-server finds none it can use"
+    return Failure(
+        "gpu-missing",
+        message if why is None else f"{message}: {why}",
+        "this llama-server may be built without CUDA, ROCm or Vulkan, or the driver is not loaded: `llamad devices`,"
+        " `llama-server --list-devices`; say gpus: none to run on the CPU",
+    )
+
+
+def find_cause(
+    lines: Sequence[str], kinds: frozenset[Kind], *, later: bool = False, rpc: bool = False
+) -> Failure | None:
+    """The first row of `kinds` that one of `lines` matches (the newest such line). `later`: the lines may hold text of
+    clients; `rpc`: it was told to use other hosts.
+    """
     for cause in CAUSES:
-        if cause.kind not in kinds:
+        if cause.kind not in kinds or (later and not cause.later) or (cause.passing and not rpc):
             continue
         for line in reversed(lines):
             if match := cause.pattern.search(line):
-                return _failure(cause, match)
+                return _failure(cause, match, later=later)
     return None
 
 
-def _failure(cause: Cause, match: re.Match[str]) -> Failure:
+def _failure(cause: Cause, match: re.Match[str], *, later: bool) -> Failure:
     found: dict[str, str] = {}
     for name, value in match.groupdict().items():  # `what2` is `what` of another alternative
         if value is not None:
             found[name.rstrip("23")] = quoted(value)
-    return Failure(cause.name, cause.message.format_map(found), cause.hint, cause.permanent)
+    permanent = cause.permanent and not later
+    return Failure(cause.name, cause.message.format_map(found), cause.hint, permanent, cause.passing)
 
 
 def quoted(text: str) -> str:
     """A piece of a line as a message may show it: one line, no control characters, of bounded length."""
-    clean = "".join(one if one.isprintable() else "?" for one in text.strip())
-    return clean if len(clean) <= MAX_QUOTED else clean[: MAX_QUOTED - 1] + "…"
+    return visible(text.strip(), most=MAX_QUOTED)

@@ -41,6 +41,11 @@ class Launch:
         return [str(self.binary), *self.arguments, *where]
 
     @property
+    def uses_rpc(self) -> bool:
+        """Whether it works together with rpc-servers of llama.cpp."""
+        return "--rpc" in self.arguments or any(name == "LLAMA_ARG_RPC" for name, _ in self.environment)
+
+    @property
     def fingerprint(self) -> str:
         """A short name for this launch that an other process can compare (live restore)."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
@@ -74,6 +79,15 @@ def _own_options(server: ServerConfig, options: OptionTable, words: tuple[str, .
     metrics = options.find("metrics")
     if metrics is not None and metrics.name not in given:
         own += ["--metrics"]
+    layers = options.find("n-gpu-layers")
+    if (
+        layers is not None
+        and "auto" in layers.words
+        and layers.name not in given
+        and layers.env not in server.env
+        and server.gpus_of(0) not in (None, "none")
+    ):
+        own += ["--n-gpu-layers", "auto"]  # its default: but only one that is told so warns that there is no GPU
     return own
 
 

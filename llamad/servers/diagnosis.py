@@ -1,18 +1,32 @@
 """Why a llama-server ended: from its exit status and last log lines to a cause, words and a hint. Pure.
 
-Also what single lines of its output say: their level, and that it is (about to be) ready.
+What weighs is how it ended. Its lines are evidence as far as no client can have written them; those that a client may
+have written only choose among what fits that end, are never the reason to give up, and are not shown to other clients.
 """
 
 import logging
 import re
 import signal as signals
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from llamad.host.pidfd import Exit
 from llamad.servers.board import Failure
-from llamad.servers.causes import GPU_MISSING, Kind, find_cause, gpu_missing, quoted
+from llamad.servers.causes import Kind, find_cause, gpu_missing, quoted
+from llamad.servers.loglines import line_level, without_prefix
 
-__all__ = ["Exit", "diagnose", "gpu_missing", "line_level", "ready_hint"]
+__all__ = ["Exit", "LastLines", "diagnose", "is_unexplained"]
+
+
+@dataclass(frozen=True, slots=True)
+class LastLines:
+    """The last lines of a process, oldest first: those that no client can have written, and those since. `served`: it
+    had been READY, and the first ones explain nothing any more.
+    """
+
+    own: Sequence[str] = ()
+    since: Sequence[str] = ()
+    served: bool = False
 
 
 _ANY: frozenset[Kind] = frozenset({"memory", "abort", "exit"})
@@ -24,23 +38,61 @@ _WHAT = re.compile(r"^\s*what\(\):\s+(?P<what>.+)")
 
 
 def diagnose(
-    ended: Exit, last_lines: Sequence[str], *, gpus_asked: bool, oom_kills: int = 0, server: str = "NAME"
+    ended: Exit,
+    lines: LastLines,
+    *,
+    gpus_missing: bool = False,
+    rpc: bool = False,
+    oom_kills: int = 0,
+    server: str = "NAME",
 ) -> Failure:
     """Name the cause of an end that nobody at llamad asked for.
 
-    `last_lines` are the last lines of the process, oldest first; `gpus_asked` whether the config gives it GPUs;
-    `oom_kills` the count of `oom_kill` in its control group's memory.events since it started, `server` what commands
+    `gpus_missing`: GPUs were asked for, and it said that it has none; `rpc`: it was told to use other hosts;
+    `oom_kills`: the count of `oom_kill` in its control group's memory.events since it started; `server`: what commands
     in hints name. Never raises.
     """
     ended = _through_a_shell(ended)
-    if ended.signal is not None:
-        return _by_signal(ended, last_lines, oom_kills, server)
-    found = find_cause(last_lines, _ANY) if ended.code != 0 else None
-    if found is not None:
-        return found
-    if gpus_asked and any(gpu_missing(line) for line in last_lines):
-        return GPU_MISSING
-    return _by_code(ended, last_lines, server)
+    failure = _named(ended, lines, rpc=rpc)
+    if failure is None and gpus_missing and ended.signal is None and ended.code != 0:
+        failure = gpu_missing()
+    if failure is None:
+        failure = _by_signal(ended, lines, oom_kills, server) if ended.signal else _by_code(ended, lines, server)
+    return replace(failure, permanent=False) if lines.served else failure
+
+
+def is_unexplained(failure: Failure) -> bool:
+    """Whether `diagnose` only knows that it ended: then `inspection.examine` may see more."""
+    return failure.cause in _UNEXPLAINED
+
+
+_UNEXPLAINED = frozenset({"exit-code", "ended", "binary-missing", "not-executable", "aborted", "segfault", "bus-error"})
+
+
+def _named(ended: Exit, lines: LastLines, *, rpc: bool) -> Failure | None:
+    """The cause that its lines name, of those that fit such an end."""
+    kinds = _kinds(ended)
+    own = None if lines.served else find_cause(lines.own, kinds, rpc=rpc)
+    if own is not None:
+        return own
+    found = find_cause(lines.since, kinds, later=True, rpc=rpc)
+    return None if found is None else replace(found, public=_plain(ended))
+
+
+def _kinds(ended: Exit) -> frozenset[Kind]:
+    match ended.signal:
+        case None:
+            return frozenset() if ended.code == 0 else _ANY
+        case signals.SIGABRT | signals.SIGSEGV:
+            return _ABORT
+        case signals.SIGBUS:
+            return _MEMORY
+        case _:
+            return frozenset()
+
+
+def _plain(ended: Exit) -> str:
+    return f"it ended ({ended})"
 
 
 def _through_a_shell(ended: Exit) -> Exit:
@@ -50,11 +102,14 @@ def _through_a_shell(ended: Exit) -> Exit:
     return ended
 
 
-def _by_code(ended: Exit, lines: Sequence[str], server: str) -> Failure:
+def _by_code(ended: Exit, lines: LastLines, server: str) -> Failure:
     words = _last_words(lines)
+    public = _plain(ended) if lines.since else None
+    log = f"see its log: `llamad logs {server}`"
     if ended.code is None:
-        message = f"it ended unseen; {words}" if words else "it ended unseen, without a word"
-        return Failure("ended", message, f"see its log: `llamad logs {server}`")
+        return Failure(
+            "ended", f"it ended unseen; {words}" if words else "it ended unseen, without a word", log, public=public
+        )
     if ended.code == 0:
         return Failure(
             "ended",
@@ -68,10 +123,10 @@ def _by_code(ended: Exit, lines: Sequence[str], server: str) -> Failure:
         what = "llama_server cannot be executed (exit code 126)"
         return Failure("not-executable", what, "chmod +x it, and check the noexec of its file system", permanent=True)
     message = f"it ended with exit code {ended.code}" + (f"; {words}" if words else ", without a word")
-    return Failure("exit-code", message, f"see its log: `llamad logs {server}`")
+    return Failure("exit-code", message, log, public=public)
 
 
-def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -> Failure:
+def _by_signal(ended: Exit, lines: LastLines, oom_kills: int, server: str) -> Failure:
     match ended.signal:
         case signals.SIGKILL if oom_kills:
             return Failure(
@@ -94,7 +149,7 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -
                 permanent=True,
             )
         case signals.SIGABRT:
-            return find_cause(lines, _ABORT) or _aborted(lines)
+            return _aborted(ended, lines)
         case signals.SIGTERM | signals.SIGINT | signals.SIGHUP:
             hint = "somebody else ends llama-servers: use `llamad stop` to stop one for good"
             return Failure("terminated", f"somebody else ended it ({signals.Signals(ended.signal).name})", hint)
@@ -105,9 +160,9 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -
             hint = (
                 "the model file may have been cut or replaced while it was mapped, or its disk fails: `journalctl -k`"
             )
-            return find_cause(lines, _MEMORY) or Failure("bus-error", "its model file went away under it", hint)
+            return Failure("bus-error", "its model file went away under it", hint)
         case signals.SIGSEGV:
-            return find_cause(lines, _ABORT) or Failure(
+            return Failure(
                 "segfault",
                 "llama-server crashed (segmentation fault)",
                 "a bug of this build or its GPU driver: try another build; LimitCORE=infinity in a drop-in keeps cores",
@@ -117,55 +172,25 @@ def _by_signal(ended: Exit, lines: Sequence[str], oom_kills: int, server: str) -
             return Failure("killed", f"it was {ended}", f"see its log: `llamad logs {server}`, and `journalctl -k`")
 
 
-def _aborted(lines: Sequence[str]) -> Failure:
+def _aborted(ended: Exit, lines: LastLines) -> Failure:
     hint = "a bug of this build or a limit of this model: try another build, or fewer options"
-    for line in reversed(lines):
+    for line in reversed(_newest(lines)):
         if match := _ASSERT.match(line) or _WHAT.match(line):
-            return Failure("aborted", f"llama-server gave up: {quoted(match['what'])}", hint)
+            public = _plain(ended) if lines.since else None
+            return Failure("aborted", f"llama-server gave up: {quoted(match['what'])}", hint, public=public)
     return Failure("aborted", "llama-server gave up (abort)", hint)
 
 
-def _last_words(lines: Sequence[str]) -> str:
-    """The newest line that is an error, else the newest that is not empty; quoted, without time stamp and colours."""
-    told = [line for line in lines if line.strip()]
+def _newest(lines: LastLines) -> Sequence[str]:
+    """The lines that tell of the end."""
+    return lines.since if lines.since or lines.served else lines.own
+
+
+def _last_words(lines: LastLines) -> str:
+    """The newest line that is an error, else the newest that is not empty; quoted, without time stamp."""
+    told = [line for line in _newest(lines) if line.strip()]
     if not told:
         return ""
     chosen = next((line for line in reversed(told) if line_level(line) == logging.ERROR), told[-1])
-    plain = _COLOUR.sub("", chosen)
-    prefix = _PREFIX.match(plain)
-    return "its last words: " + quoted(plain if prefix is None else plain[prefix.end() :].lstrip())
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_PREFIX = re.compile(
-    r"(?:\d+\.\d\d\.\d{3}\.\d{3} [DIWE]|[DWE]|I(?= (?:[^A-Za-z]|$|(?:srv|slot|que) |\w+: ))) ", re.ASCII
-)
-"""The time and the letter that llama.cpp puts in front (common/log.cpp). Without the time (`--no-log-timestamps`), an I
-may also begin a sentence: it counts where what follows is not one.
-"""
-_JSON = re.compile(r'\{.*"level":\s*"(debug|info|warn|error)"')
-_WORDED = re.compile(r"\s*(?:(error|terminate called|\S*GGML_ASSERT|fatal)|(warn|deprecated))(?:ing)?\b", re.IGNORECASE)
-_LETTERS = {"D": logging.DEBUG, "I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR}
-_NAMES = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-_READY = re.compile(r"\bmodel loaded\b|\blistening on \S")
-
-
-def line_level(text: str) -> int | None:
-    """The logging level of one line: its letter, the `level` of a line in JSON, or words such as `error:` in front.
-    None: the line does not say (it goes on where the one before ended).
-    """
-    text = _COLOUR.sub("", text[:300])
-    if match := _PREFIX.match(text):
-        return _LETTERS[match[0][-2]]
-    if match := _JSON.match(text):
-        return _NAMES[match[1]]
-    if match := _WORDED.match(text):
-        return logging.ERROR if match[1] else logging.WARNING
-    if "GGML_ASSERT(" in text or text.lstrip().startswith("what():"):
-        return logging.ERROR
-    return None
-
-
-def ready_hint(text: str) -> bool:
-    """Whether a line says that the server is, or is about to be, ready: now is the moment to ask it."""
-    return _READY.search(text) is not None
+    words = quoted(without_prefix(chosen))
+    return f'its last words: "{words}"' if lines.since else f"its last words: {words}"

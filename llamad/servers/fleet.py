@@ -186,7 +186,10 @@ class Fleet:
         if failure := self._down(server):
             after = self._retry_after(server)
             raise ServerDownError(
-                f"{server}: {failure.message}", cause=failure.cause, hint=failure.hint, retry_after=after
+                f"{server}: {failure.public or failure.message}",
+                cause=failure.cause,
+                hint=failure.hint,
+                retry_after=after,
             )
 
     async def settled(self, servers: Iterable[str]) -> None:

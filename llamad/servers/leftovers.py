@@ -90,7 +90,8 @@ def assign(
         launch = _wanted_launch(record, wanted)
         if launch is not None:
             child = unwanted.pop(record)
-            running = Running(child, launch, parse_address(record.address), min(record.started_at, now), 0)
+            address = parse_address(record.address)
+            running = Running(child, launch, address, min(record.started_at, now), 0, adopted=True)
             one = Adopted(running, record.fingerprint, record.generation)
             adopted.setdefault(record.server, {})[record.index] = one
     return adopted, unwanted

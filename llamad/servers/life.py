@@ -7,10 +7,15 @@ from pathlib import Path
 
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
+from llamad.host.address import UnixAddress
 from llamad.host.pulse import SLACK, Beat
+from llamad.host.threads import aside
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, Replica, ReplicaKey
-from llamad.servers.diagnosis import diagnose
+from llamad.servers.catalog import LIST_TIMEOUT
+from llamad.servers.causes import gpu_missing
+from llamad.servers.command import Launch
+from llamad.servers.diagnosis import diagnose, is_unexplained
 from llamad.servers.health import (
     FASTEST_POLL,
     Liveness,
@@ -54,7 +59,14 @@ class Life:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Future[None] = self._loop.create_future()
-        self._listener = Listener(key, output, gpus_asked=running.gpus_asked, on_news=self._on_news)
+        self._listener = Listener(
+            key,
+            output,
+            private=isinstance(running.address, UnixAddress),
+            adopted=running.adopted,
+            on_news=self._on_news,
+        )
+        self._devices_listed = False
         self._began = self._loop.time()
         self._ready_at: float | None = None
         self.ready_for = 0.0
@@ -64,6 +76,8 @@ class Life:
         self._child.attach(self._listener.feed)
         try:
             failure = await self._load() or await self._watch()
+            if self._child.ended.done() and self._ready_at is None and is_unexplained(failure):
+                failure = await self._examine() or failure
         finally:
             if self._ready_at is not None:
                 self.ready_for = self._loop.time() - self._ready_at
@@ -89,6 +103,8 @@ class Life:
             health = self._config().health
             deadline.stall_timeout = health.load_stall_timeout
             self._beat.expect(health.timeout + SLACK)
+            if failure := await self._gpus_in_doubt():
+                return failure
             if await self._ask_ready():
                 return None
             now = self._loop.time()
@@ -107,12 +123,32 @@ class Life:
             return False
         if answer.status == 200 and not self._child.ended.done():
             self._ready_at = now = self._loop.time()
+            self._listener.note_ready()
             self._move(State.READY, ready_since=now, load_progress=None, last_error=None)
             tell(log, logging.INFO, self._key, "ready after %s", format_duration(now - self._began), event="ready")
             return True
         if answer.status == 503 and self._view.state is State.STARTING:
+            self._listener.note_loading()
             self._move(State.LOADING)
         return False
+
+    async def _gpus_in_doubt(self) -> Failure | None:
+        """Where one of its drivers fails, another may have a GPU: its own list of devices decides."""
+        gpus, launch = self._listener.gpus, self._running.launch
+        if not isinstance(launch, Launch) or not launch.gpus_asked or gpus.doubt is None or self._devices_listed:
+            return None
+        self._devices_listed = True
+        self._beat.expect(LIST_TIMEOUT + SLACK)
+        devices = await self._around.list_devices(launch)
+        return gpu_missing(gpus.doubt) if devices is not None and not devices else None
+
+    async def _examine(self) -> Failure | None:
+        """What a look at its files and its port tells of an end that its lines do not explain."""
+        launch = self._running.launch
+        if not isinstance(launch, Launch):
+            return None
+        self._beat.expect(None)  # a disk that hangs is no reason to end all the others
+        return await aside(self._around.examine, launch, self._running.address)
 
     def _figures(self, deadline: LoadDeadline, now: float) -> None:
         usage = self._child.memory_and_reads()
@@ -169,12 +205,18 @@ class Life:
             self._listener.finish()
             return diagnose(
                 ended,
-                tuple(self._listener.last_lines),
-                gpus_asked=self._running.gpus_asked,
+                self._listener.last_lines,
+                gpus_missing=self._no_gpus,
+                rpc=self._running.uses_rpc,
                 oom_kills=self._child.oom_kills(),
                 server=self._key.server,
             )
-        return self._listener.verdict
+        return gpu_missing() if self._no_gpus else None
+
+    @property
+    def _no_gpus(self) -> bool:
+        """Whether GPUs were asked for and it says that it has none: it goes on, on the CPU."""
+        return self._running.gpus_asked and self._listener.gpus.missing
 
     async def _wait(self, delay: float) -> None:
         """Until the child ends, its output brings news, or `delay` seconds are over."""

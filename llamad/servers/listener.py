@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Callable
 
 from llamad.host.ratelimit import RateLimit, Suppressed
-from llamad.servers.board import Failure, ReplicaKey
-from llamad.servers.diagnosis import gpu_missing, line_level, ready_hint
+from llamad.servers.board import ReplicaKey
+from llamad.servers.causes import GpuSigns
+from llamad.servers.diagnosis import LastLines
+from llamad.servers.loglines import client_hint, line_level, needs_nobody, ready_hint
 from llamad.servers.output import Line, LineSplitter, Output
 
 log = logging.getLogger("llamad.output")
@@ -17,21 +19,52 @@ LINES_PER_S = 200.0
 
 
 class Listener:
-    """Takes the bytes of one child. `lines` counts, `last_lines` is for the diagnosis, `verdict` is a failure that the
-    output itself proves, and `on_news` is called when a line says that now is the moment to look at the server.
+    """Takes the bytes of one child. `lines` counts, `on_news` is called when a line says that now is the moment to look
+    at the server. `private`: nobody but llamad can reach it; `adopted`: it ran before this llamad.
+
+    What it says is believed until a client can have written it: until the first line about a request, or until it is
+    known to have been READY (`note_ready`). An adopted one is not believed until it says itself that it still loads
+    (`note_loading`). From then on its lines are kept and passed on, and nothing in them decides anything, not even
+    their level in the log.
     """
 
-    def __init__(self, key: ReplicaKey, output: Output, *, gpus_asked: bool, on_news: Callable[[], None]) -> None:
+    def __init__(
+        self, key: ReplicaKey, output: Output, *, private: bool, adopted: bool, on_news: Callable[[], None]
+    ) -> None:
         self._key = key
         self._output = output
-        self._gpus_asked = gpus_asked
+        self._private = private
         self._on_news = on_news
         self._splitter = LineSplitter()
         self._limit = RateLimit(rate=LINES_PER_S, burst=LINES_A_BURST)
         self._level = logging.INFO
+        self._believed = not adopted
+        self._served = adopted
+        self._unknown = adopted
+        self._own: deque[str] = deque(maxlen=LAST_LINES)
+        self._since: deque[str] = deque(maxlen=LAST_LINES)
         self.lines = 0
-        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self.verdict: Failure | None = None
+        self.gpus = GpuSigns()
+
+    @property
+    def last_lines(self) -> LastLines:
+        """What the diagnosis of its end may use."""
+        return LastLines(tuple(self._own), tuple(self._since), served=self._served)
+
+    def note_loading(self) -> None:
+        """It answered that it loads: a process that was READY once never does."""
+        if self._unknown:
+            self._served = self._unknown = False
+            self._believed = True
+            self._own, self._since = self._since, self._own
+            for text in self._own:
+                self.gpus.read(text)
+
+    def note_ready(self) -> None:
+        """It is READY: requests reach it from now on."""
+        self._believed = self._unknown = False
+        self._served = True
+        self._own.clear()
 
     def feed(self, data: bytes) -> None:
         """More bytes came."""
@@ -51,18 +84,30 @@ class Listener:
     def _take(self, text: str) -> None:
         self.lines += 1
         self._level = line_level(text) or self._level
-        self.last_lines.append(text)
-        self._output.add(Line(time.time(), self._level, text, self._key.index))
-        self._log(text)
-        if self._gpus_asked and self.verdict is None:
-            self.verdict = gpu_missing(text)
-        if self.verdict is not None or ready_hint(text):
+        shown = self._shown_level(text)
+        self._output.add(Line(time.time(), shown, text, self._key.index))
+        self._log(shown, text)
+        if not self._believed:
+            self._since.append(text)
+            return
+        self._own.append(text)
+        self._believed = not client_hint(text)
+        if self.gpus.read(text) or ready_hint(text):
             self._on_news()
 
-    def _log(self, text: str) -> None:
+    def _log(self, level: int, text: str) -> None:
         if self._limit.admit(time.monotonic()):
-            log.log(self._level, "%s", text, extra={"server": self._key.server, "replica": self._key.index})
+            fields = {"server": self._key.server, "replica": self._key.index}
+            log.log(level, "%s", text, extra=fields)
         self.report()
+
+    def _shown_level(self, text: str) -> int:
+        """Warnings and errors are for somebody: not those that a client can cause or forge, and not mere remarks.
+        What comes of a real one (an end, a request that failed) llamad tells itself.
+        """
+        if self._level > logging.INFO and (not self._believed or needs_nobody(text, private=self._private)):
+            return logging.INFO
+        return self._level
 
     def _tell(self, cut: Suppressed | None) -> None:
         if cut is not None:

@@ -9,8 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from llamad.host.visible import visible
+from llamad.servers.loglines import has_prefix
+
 MAX_LINE = 8192
 """Bytes of a line; the rest becomes further lines."""
+_PREFIX_BYTES = 100
+"""What holds the time and the level of a line, with colours."""
 MAX_LINES = 2000
 MAX_KEPT_BYTES = 1 << 20
 """What a ring holds at most, whichever bound comes first."""
@@ -29,8 +34,10 @@ class Line:
 
 
 class LineSplitter:
-    """Bytes as they come to lines of text. What is not UTF-8 is replaced, NUL shown as U+FFFD too; `\\r\\n` and `\\n`
-    end a line, and of a progress bar redrawn with `\\r` only the last state stays.
+    """Bytes as they come to lines of text that is safe to show (`visible`). What is not UTF-8 is replaced,
+    NUL shown as U+FFFD too; `\\r\\n` and
+    `\\n` end a line, and of a progress bar redrawn with `\\r` only the last state stays, unless it began as a line of
+    llama.cpp's own does: then somebody wants to hide that.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
@@ -57,7 +64,8 @@ class LineSplitter:
 
     def _cut(self, line: bytes) -> list[str]:
         line = line.removesuffix(b"\r")
-        line = line[line.rfind(b"\r") + 1 :]
+        if b"\r" in line and not has_prefix(visible(line[:_PREFIX_BYTES].decode(errors="replace"))):
+            line = line[line.rfind(b"\r") + 1 :]
         return [_text(piece) for piece in self._pieces(line)]
 
     def _pieces(self, line: bytes) -> list[bytes]:
@@ -73,7 +81,7 @@ class LineSplitter:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return visible(raw.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
 class Follower:

@@ -42,6 +42,7 @@ class Running:
     address: Address
     started_at: float
     restarts: int
+    adopted: bool = False
 
     @property
     def model(self) -> Path | None:
@@ -52,6 +53,11 @@ class Running:
     def gpus_asked(self) -> bool:
         """Whether it was told to use GPUs, as far as that is known."""
         return isinstance(self.launch, Launch) and self.launch.gpus_asked
+
+    @property
+    def uses_rpc(self) -> bool:
+        """Whether it was told to use rpc-servers, as far as that is known."""
+        return isinstance(self.launch, Launch) and self.launch.uses_rpc
 
 
 @dataclass(frozen=True, slots=True)

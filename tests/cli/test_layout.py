@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamad.cli.layout import Table, fitted, printable, wrapped
+from llamad.cli.layout import Table, fitted, wrapped
 
 TABLE = Table(
     ("NAME", "STATE", "SIZE", "NOTE"),
@@ -45,23 +45,6 @@ def test_notes_are_wrapped_between_words() -> None:
 )
 def test_wrapping_keeps_the_indent(line: str, parts: list[str]) -> None:
     assert wrapped(line, 22) == parts
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain ünï\tx", "plain ünï\tx"),
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07after", "after"),
-        ("\x1b]8;;http://x\x1b\\link", "link"),
-        ("\x1bMup", "up"),
-        ("bell\x07\x9b2J\x00\x7f", "bell??2J??"),
-        ("a\rb\nc\n", "a?b?c"),
-        ("\x1b", "?"),
-    ],
-)
-def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
-    assert printable(text) == shown
 
 
 def test_an_empty_table_is_its_titles() -> None:

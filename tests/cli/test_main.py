@@ -124,7 +124,7 @@ def failing_with(error: BaseException) -> Callable[[], int]:
     ("error", "code", "said"),
     [
         (LlamadError("it failed", hint="do this"), 1, "llamad: it failed\nhint: do this\n"),
-        (UnavailableError("one\ntwo\x1b[2J"), 69, "llamad: one\ntwo\n"),
+        (UnavailableError("one\ntwo\x1b[2J"), 69, "llamad: one\ntwo\\x1b[2J\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

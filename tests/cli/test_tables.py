@@ -124,7 +124,7 @@ def test_every_row_of_plain_text_has_every_cell_and_is_one_line() -> None:
     status = a_status(a_server("qwen", Replica(ReplicaKey("qwen", 0), state=State.FAILED, last_error=evil)))
     (row,) = status_table(status).rows
     assert all(row)
-    assert row[-1] == "line one?line two"
+    assert row[-1] == r"line one\nline two\x1b[2J"
 
 
 def test_a_mended_error_is_not_shown_as_one() -> None:

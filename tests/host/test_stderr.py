@@ -36,7 +36,7 @@ class TestJson:
         line = JsonLines().format(a_record("a\nb \udcff %s", "c\x00", value=float("nan")))
         assert "\n" not in line
         parsed = json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-        assert parsed["message"] == "a\nb \\udcff c\x00"
+        assert parsed["message"] == "a\nb \\udcff c\\x00"
         line.encode()
 
     def test_a_log_call_that_does_not_fit_is_shown(self) -> None:

@@ -32,6 +32,16 @@ def test_more_failures_than_retries_give_up() -> None:
     assert next_retry(RestartPolicy(max_retries=0), 1, CRASH, chance=0.5).given_up
 
 
+def test_what_may_pass_at_any_time_is_tried_again_soon_for_ever() -> None:
+    gone = Failure("rpc-server-gone", "it went", passing=True)
+    policy = RestartPolicy(max_retries=2)
+    assert [next_retry(policy, n, gone, chance=0.5) for n in (1, 99)] == [
+        Retry(1, given_up=False), Retry(30, given_up=True)
+    ]  # fmt: skip
+    assert next_retry(RestartPolicy(max_retries=2, retry_failed_every=None), 9, gone, chance=0.5).delay is None
+    assert next_retry(RestartPolicy(max_retries=2, retry_failed_every=7), 9, gone, chance=0.5).delay == 7
+
+
 def test_a_permanent_cause_gives_up_at_once() -> None:
     assert next_retry(FOREVER, 1, HOPELESS, chance=0.5) == Retry(300, given_up=True)
     policy = RestartPolicy(retry_failed_every=None)

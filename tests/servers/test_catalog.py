@@ -10,7 +10,7 @@ from llamad.errors import LlamadError
 from llamad.host.address import Address, TcpAddress
 from llamad.servers import catalog
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
-from llamad.servers.catalog import devices_seen, what_is_served
+from llamad.servers.catalog import devices_seen, gpus_of, what_is_served
 from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeAnswer, ProbeError
 from llamad.servers.state import State
@@ -112,3 +112,11 @@ async def test_a_flood_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     flood = program(tmp_path / "flood", "exec yes 123456789")
     found = await devices_seen([an_intent("a", launch=a_launch(binary=flood))])
     assert found == {str(flood): ["123456789"] * 100}
+
+
+async def test_the_gpus_of_a_launch_are_those_that_its_environment_shows(tmp_path: Path) -> None:
+    shows = program(tmp_path / "shows", 'echo "Available devices:"; echo "  BLAS: x"; echo "  $SHOWN"')
+    there = a_launch(binary=shows, environment=(("SHOWN", "CUDA0: RTX"),))
+    assert await gpus_of(there, {"PATH": "/bin"}) == ["CUDA0: RTX"]
+    assert await gpus_of(a_launch(binary=shows), {"SHOWN": "(none)"}) == []
+    assert await gpus_of(a_launch(binary=tmp_path / "nothing"), {}) is None

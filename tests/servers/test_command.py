@@ -8,7 +8,7 @@ import pytest
 from llamad.config.model import LimitsConfig
 from llamad.config.options import Binary, parse_help
 from llamad.host.address import TcpAddress, UnixAddress
-from llamad.servers.command import build_launch, child_environment
+from llamad.servers.command import Launch, build_launch, child_environment
 from tests.builders import a_launch
 from tests.stories import a_server
 
@@ -69,6 +69,46 @@ def test_replicas_have_a_port_and_gpus_of_their_own() -> None:
 @pytest.mark.parametrize(("gpus", "asked"), [(None, False), ("none", False), ("all", True), (((0,),), True)])
 def test_whether_gpus_are_asked_for(gpus: Any, *, asked: bool) -> None:
     assert build_launch(a_server(gpus=gpus), 0, BINARY).gpus_asked is asked
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        ({"gpus": "all"}, 1),
+        ({"gpus": ((0,),)}, 1),
+        ({"gpus": "none"}, 0),
+        ({}, 0),
+        ({"gpus": "all", "env": {"LLAMA_ARG_N_GPU_LAYERS": "9"}}, 0),
+    ],
+)
+def test_only_who_is_told_of_layers_warns_that_there_is_no_gpu(config: dict[str, Any], given: int) -> None:
+    assert " ".join(arguments(**config)).count("--n-gpu-layers auto") == given
+
+
+@pytest.mark.parametrize(
+    "config", [{"args": {"n_gpu_layers": 7}}, {"args": {"ngl": 7}}, {"extra_args": ("-ngl", "7")}], ids=str
+)
+def test_layers_of_the_operators_own_stay(config: dict[str, Any]) -> None:
+    words = arguments(gpus="all", **config)
+    assert "auto" not in words
+    assert "7" in words
+
+
+def test_a_build_whose_layers_are_a_number_is_told_nothing() -> None:
+    old = "\n".join(line for line in HELP.splitlines() if "'auto', or 'all' (default: auto)" not in line)
+    assert "auto" not in arguments(Binary(Path("/o"), 1, 2, parse_help(old)), gpus="all")
+
+
+@pytest.mark.parametrize(
+    ("launch", "uses"),
+    [
+        (a_launch(), False),
+        (a_launch(arguments=("--rpc", "h:1")), True),
+        (a_launch(environment=(("LLAMA_ARG_RPC", "h:1"),)), True),
+    ],
+)
+def test_whether_it_works_with_other_hosts(launch: Launch, *, uses: bool) -> None:
+    assert launch.uses_rpc is uses
 
 
 def test_env_goes_before_what_llamad_chose() -> None:

@@ -1,14 +1,16 @@
 """Every cause by a real message: from llama.cpp's sources, from the real engine, or from reports in its issues."""
 
-import logging
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.servers.causes import CAUSES, MAX_QUOTED
-from llamad.servers.diagnosis import Exit, diagnose, gpu_missing, line_level, ready_hint
+from llamad.servers.board import Failure
+from llamad.servers.causes import CAUSES, MAX_QUOTED, GpuSigns
+from llamad.servers.diagnosis import Exit, LastLines, diagnose, is_unexplained
 
 MODEL_ENDS = (
     "0.00.014.880 E llama_model_load: error loading model: llama_model_loader: failed to load model from /m/a.gguf\n"
@@ -26,6 +28,13 @@ CUDA_OOM = (
 
 # lines, cause, what the message says, permanent
 LINES: list[tuple[str, str, str, bool]] = [
+    ("0.00.2 E Failed to connect to 10.0.0.7:50052\nbacktrace", "rpc-server-gone", "rpc-server 10.0.0.7:50052", False),
+    (
+        "/b/ggml-rpc.cpp:465: Remote RPC server crashed or returned malformed response\n[New LWP 77]",
+        "rpc-server-gone",
+        "an rpc-server of its args has gone",
+        False,
+    ),
     ("error: invalid argument: --foo", "unknown-option", "does not know the option --foo", True),
     (
         'error while handling argument "--ctx-size": stoi\n\nusage:\n-c,    --ctx-size N   size of the context\n',
@@ -278,11 +287,16 @@ LINES: list[tuple[str, str, str, bool]] = [
 ]
 
 
+def own(ended: Exit, lines: Sequence[str], **known: Any) -> Failure:
+    """What `diagnose` says of lines that no client can have written."""
+    return diagnose(ended, LastLines(own=lines), **known)
+
+
 @pytest.mark.parametrize(
     ("lines", "cause", "says", "permanent"), LINES, ids=[f"{row[1]}-{i}" for i, row in enumerate(LINES)]
 )
 def test_each_message_is_understood(lines: str, cause: str, says: str, *, permanent: bool) -> None:
-    found = diagnose(Exit(1), lines.split("\n"), gpus_asked=False, oom_kills=0)
+    found = own(Exit(1), lines.split("\n"), rpc=cause == "rpc-server-gone")
     assert (found.cause, found.permanent) == (cause, permanent)
     assert says in found.message
     assert found.hint
@@ -310,36 +324,32 @@ SIGNALS: list[tuple[int, str, str, bool]] = [
 
 @pytest.mark.parametrize(("number", "cause", "says", "permanent"), SIGNALS)
 def test_each_signal_is_understood(number: int, cause: str, says: str, *, permanent: bool) -> None:
-    found = diagnose(Exit(signal=number), ["0.00.1 I srv  x: y"], gpus_asked=True, oom_kills=0)
+    found = own(Exit(signal=number), ["0.00.1 I srv  x: y"])
     assert (found.cause, found.permanent) == (cause, permanent)
     assert says in found.message
     assert found.hint
 
 
 def test_an_oom_kill_is_named_by_its_count() -> None:
-    assert diagnose(Exit(signal=9), [], gpus_asked=False, oom_kills=1).cause == "oom-killed"
-    assert diagnose(Exit(1), [], gpus_asked=False, oom_kills=1).cause == "exit-code"  # a helper's, not its own
+    assert own(Exit(signal=9), [], oom_kills=1).cause == "oom-killed"
+    assert own(Exit(1), [], oom_kills=1).cause == "exit-code"  # a helper's, not its own
 
 
 def test_a_wrapper_script_hides_no_signal() -> None:
-    assert diagnose(Exit(137), [], gpus_asked=False, oom_kills=1).cause == "oom-killed"
-    assert diagnose(Exit(132), [], gpus_asked=False, oom_kills=0).cause == "illegal-instruction"
-    assert diagnose(Exit(255), [], gpus_asked=False, oom_kills=0).message == (
-        "it ended with exit code 255, without a word"
-    )
+    assert own(Exit(137), [], oom_kills=1).cause == "oom-killed"
+    assert own(Exit(132), []).cause == "illegal-instruction"
+    assert own(Exit(255), []).message == ("it ended with exit code 255, without a word")
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_a_crash_after_a_failed_allocation_is_lack_of_memory(number: int) -> None:
-    assert (
-        diagnose(Exit(signal=number), CUDA_OOM.split("\n"), gpus_asked=True, oom_kills=0).cause == "out-of-gpu-memory"
-    )
+    assert own(Exit(signal=number), CUDA_OOM.split("\n")).cause == "out-of-gpu-memory"
 
 
 def test_lines_of_a_start_do_not_explain_a_kill() -> None:
     lines = ["error: invalid argument: --foo"]
-    assert diagnose(Exit(signal=11), lines, gpus_asked=True, oom_kills=0).cause == "segfault"
-    assert diagnose(Exit(0), lines, gpus_asked=True, oom_kills=0).cause == "ended"
+    assert own(Exit(signal=11), lines).cause == "segfault"
+    assert own(Exit(0), lines).cause == "ended"
 
 
 @pytest.mark.parametrize(
@@ -351,26 +361,26 @@ def test_lines_of_a_start_do_not_explain_a_kill() -> None:
     ],
 )
 def test_an_abort_quotes_its_reason(line: str, says: str) -> None:
-    found = diagnose(Exit(signal=6), ["I fine", line, "backtrace"], gpus_asked=False, oom_kills=0)
+    found = own(Exit(signal=6), ["I fine", line, "backtrace"])
     assert found.cause == "aborted"
     assert found.message.endswith(says)
 
 
 @pytest.mark.parametrize("ended", [Exit(), Exit(3), Exit(signal=40)])
 def test_a_hint_names_the_server_in_the_command(ended: Exit) -> None:
-    assert "`llamad logs qwen`" in (diagnose(ended, [], gpus_asked=False, server="qwen").hint or "")
+    assert "`llamad logs qwen`" in (own(ended, [], server="qwen").hint or "")
 
 
 @pytest.mark.parametrize(("code", "cause"), [(127, "binary-missing"), (126, "not-executable"), (3, "exit-code")])
 def test_exit_codes_without_a_word(code: int, cause: str) -> None:
-    assert diagnose(Exit(code), ["", " "], gpus_asked=False, oom_kills=0).cause == cause
+    assert own(Exit(code), ["", " "]).cause == cause
 
 
 def test_a_plain_exit_quotes_its_last_error() -> None:
     lines = ["0.00.006.794 E srv          init: it all went wrong", "0.00.007.000 I srv  x: cleaning up"]
-    found = diagnose(Exit(3), lines, gpus_asked=False, oom_kills=0)
+    found = own(Exit(3), lines)
     assert found.message == "it ended with exit code 3; its last words: srv          init: it all went wrong"
-    assert diagnose(Exit(3), ["\x1b[0mgoodbye", ""], gpus_asked=False).message.endswith("its last words: goodbye")
+    assert own(Exit(3), ["goodbye", ""]).message.endswith("its last words: goodbye")
 
 
 @pytest.mark.parametrize(
@@ -379,90 +389,151 @@ def test_a_plain_exit_quotes_its_last_error() -> None:
         ("I will crash now", "I will crash now"),
         ("0.00.006.794 I will crash now", "will crash now"),
         ("I srv   init: x", "srv   init: x"),
-        ("\x1b[31mE   indented\x1b[0m", "indented"),
+        ("E   indented", "indented"),
     ],
 )
 def test_last_words_are_without_llama_cpps_prefix_and_otherwise_whole(line: str, words: str) -> None:
-    assert diagnose(Exit(), [line], gpus_asked=False).message == f"it ended unseen; its last words: {words}"
+    assert own(Exit(), [line]).message == f"it ended unseen; its last words: {words}"
 
 
 def test_an_end_that_nobody_saw() -> None:
-    assert diagnose(Exit(), [], gpus_asked=False).message == "it ended unseen, without a word"
-    assert diagnose(Exit(), ["bye"], gpus_asked=False).message == "it ended unseen; its last words: bye"
-    assert diagnose(Exit(), CUDA_OOM.split("\n"), gpus_asked=True).cause == "out-of-gpu-memory"
+    assert own(Exit(), []).message == "it ended unseen, without a word"
+    assert own(Exit(), ["bye"]).message == "it ended unseen; its last words: bye"
+    assert own(Exit(), CUDA_OOM.split("\n")).cause == "out-of-gpu-memory"
 
 
-def test_missing_gpus_are_the_cause_only_where_they_were_asked_for() -> None:
-    lines = ["warning: no usable GPU found, --gpu-layers option will be ignored"]
-    assert diagnose(Exit(1), lines, gpus_asked=True).cause == "gpu-missing"
-    assert diagnose(Exit(1), lines, gpus_asked=False).cause == "exit-code"
-    assert diagnose(Exit(1), [*lines, "error: invalid argument: --x"], gpus_asked=True).cause == "unknown-option"
+def test_missing_gpus_are_the_cause_of_a_plain_end() -> None:
+    assert own(Exit(1), [], gpus_missing=True).cause == "gpu-missing"
+    assert own(Exit(1), ["error: invalid argument: --x"], gpus_missing=True).cause == "unknown-option"
+    assert own(Exit(0), [], gpus_missing=True).cause == "ended"
+    assert own(Exit(signal=11), [], gpus_missing=True).cause == "segfault"
 
 
 @pytest.mark.parametrize(
-    ("line", "missing"),
+    ("line", "missing", "doubt"),
     [
-        ("warning: no usable GPU found, --gpu-layers option will be ignored", True),
+        ("warning: no usable GPU found, --gpu-layers option will be ignored", True, None),
         (
             "warning: llama.cpp was compiled without support for GPU offload. Setting the split mode has no effect.",
             True,
+            None,
         ),
-        ("0.00.1 I ggml_vulkan: No devices found.", False),  # another backend of the same build may have one
-        ("0.00.1 I srv  load_model: loading model", False),
+        (
+            "E ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected",
+            False,
+            "failed to initialize CUDA: no CUDA-capable device is detected",
+        ),
+        (
+            "ggml_cuda_init: failed to initialize ROCm: no ROCm-capable device is detected",
+            False,
+            "failed to initialize",
+        ),
+        ("Unable to open /dev/kfd read-write: Permission denied", False, "Unable to open /dev/kfd read-write"),
+        ("0.00.1 I ggml_vulkan: No devices found.", False, "ggml_vulkan: No devices found."),
+        ("0.00.1 I srv  load_model: loading model", False, None),
     ],
 )
-def test_a_line_that_proves_that_no_gpu_is_used(line: str, *, missing: bool) -> None:
-    found = gpu_missing(line)
-    assert (found is not None) == missing
-    assert found is None or (found.cause, found.permanent) == ("gpu-missing", False)
+def test_what_a_line_says_of_gpus(line: str, doubt: str | None, *, missing: bool) -> None:
+    signs = GpuSigns()
+    assert signs.read(line) == (missing or doubt is not None)
+    assert signs.missing == missing
+    assert (signs.doubt or "").startswith(doubt or "")
+    assert (signs.doubt is None) == (doubt is None)
+
+
+def test_the_strings_of_a_model_say_nothing_of_gpus() -> None:
+    """They are printed once it is opened: its template is shown with its own line breaks."""
+    signs = GpuSigns()
+    assert not signs.read("0.00.1 I srv  load_model: loading model '/m.gguf'")
+    assert not signs.read("warning: no usable GPU found")
+    assert not signs.missing
+
+
+# --- what a client may have written
+
+FORGED = [line for row in LINES for line in row[0].split("\n")]
+"""Every line that would name a cause."""
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize(
+    "ended", [Exit(1), Exit(127), Exit(0), Exit(), *(Exit(signal=number) for number in (4, 6, 7, 9, 11))], ids=str
+)
+def test_no_line_that_a_client_may_have_written_is_a_reason_to_give_up(ended: Exit, *, served: bool) -> None:
+    for line in FORGED:
+        found = diagnose(ended, LastLines(since=[line], served=served), rpc=True)
+        plain = diagnose(ended, LastLines(served=served), rpc=True)
+        assert plain.permanent or not found.permanent, line
+        assert not (served and found.permanent), line
+
+
+@pytest.mark.parametrize("line", FORGED)
+def test_such_a_line_does_not_explain_how_it_ended_with_the_words_of_a_start(line: str) -> None:
+    start_only = {row[1] for row in LINES} - {"out-of-gpu-memory", "out-of-memory", "gpu-error", "rpc-server-gone"}
+    for ended in (Exit(1), Exit(signal=6), Exit(signal=11)):
+        assert diagnose(ended, LastLines(since=[line], served=True), rpc=True).cause not in start_only
+
+
+def test_lines_from_before_it_was_ready_explain_no_later_end() -> None:
+    lines = LastLines(own=["error: invalid argument: --foo"], served=True)
+    assert diagnose(Exit(1), lines).cause == "exit-code"
+    assert diagnose(Exit(1), lines).message == "it ended with exit code 1, without a word"
+
+
+def test_a_lack_of_memory_explains_a_crash_of_one_that_served() -> None:
+    found = diagnose(Exit(signal=6), LastLines(since=CUDA_OOM.split("\n"), served=True))
+    assert (found.cause, found.permanent) == ("out-of-gpu-memory", False)
+    assert diagnose(Exit(signal=9), LastLines(since=CUDA_OOM.split("\n"), served=True)).cause == "killed"
 
 
 @pytest.mark.parametrize(
-    ("line", "level"),
+    "line",
     [
-        ("0.00.006.794 I srv    load_model: loading model", logging.INFO),
-        ("12.59.006.794 W srv          init: security", logging.WARNING),
-        ("0.00.006.794 E error", logging.ERROR),
-        ("0.00.006.794 D que    start_loop: waiting", logging.DEBUG),
-        ("\x1b[34m0.00.006.794\x1b[0m \x1b[35mW srv  x: y\x1b[0m", logging.WARNING),
-        ("W srv  x: no time stamp", logging.WARNING),
-        ("E ROCm error: out of memory", logging.ERROR),
-        ("I srv    load_model: loading model", logging.INFO),
-        ("I llama_model_loader: - kv   0", logging.INFO),
-        ("I   - CUDA0", logging.INFO),
-        ("I ", logging.INFO),
-        ("0.00.006.794 I will say so", logging.INFO),
-        ("I will crash now", None),
-        ("E", None),
-        ('{"type":"log","time":3,"level":"warn","msg":"x"}', logging.WARNING),
-        ("error: invalid argument: --foo", logging.ERROR),
-        ("warning: no usable GPU found", logging.WARNING),
-        ("warn: LLAMA_ARG_HOST environment variable is set", logging.WARNING),
-        ("DEPRECATED: argument '-x' specified multiple times", logging.WARNING),
-        ("terminate called after throwing an instance of 'x'", logging.ERROR),
-        ("  what():  x", logging.ERROR),
-        ("/b/ggml.c:3: GGML_ASSERT(x) failed", logging.ERROR),
-        ("....................", None),
-        ("usage:", None),
-        ("Istanbul", None),
-        ("", None),
+        "secret words of another client",
+        "E CUDA error: secret words of another client",
+        "/b/x.cpp:3: secret words of another client",
+        "  what():  secret words of another client",
+        "allocating 1.00 MiB on device 0: cudaMalloc failed: out of memory: secret words of another client",
+        "failed to allocate CUDA0 buffer: secret words of another client",
+        "Failed to connect to secret.words:1",
     ],
 )
-def test_the_level_of_a_line(line: str, level: int | None) -> None:
-    assert line_level(line) == level
+@pytest.mark.parametrize("ended", [Exit(1), Exit(), Exit(signal=6), Exit(signal=11)], ids=str)
+def test_no_client_reads_what_another_one_wrote(line: str, ended: Exit) -> None:
+    for served in (True, False):
+        found = diagnose(ended, LastLines(since=[line], served=served), rpc=True)
+        assert "secret" not in found.for_clients
+        assert str(ended) in found.for_clients or found.public is None
+    if ended in (Exit(1), Exit()) and line.startswith("secret"):
+        assert f'its last words: "{line}"' in found.message
+
+
+def test_what_an_operator_may_do_is_said_to_clients_too() -> None:
+    found = own(Exit(1), ["E gguf_init_from_file: failed to open GGUF file '/m/a.gguf' (No such file or directory)"])
+    assert found.for_clients == str(found)
+
+
+# --- rpc-servers
+
+
+@pytest.mark.parametrize("lines", [LINES[0][0], LINES[1][0]])
+@pytest.mark.parametrize("ended", [Exit(1), Exit(signal=6), Exit(signal=11)], ids=str)
+@pytest.mark.parametrize("served", [True, False])
+def test_a_lost_rpc_server_is_named_whatever_it_did(lines: str, ended: Exit, *, served: bool) -> None:
+    told = lines.split("\n")
+    where = LastLines(since=told, served=True) if served else LastLines(own=told)
+    found = diagnose(ended, where, rpc=True)
+    assert (found.cause, found.permanent, found.passing) == ("rpc-server-gone", False, True)
+    assert diagnose(ended, where).cause != "rpc-server-gone"  # it was never told to use one
 
 
 @pytest.mark.parametrize(
-    ("line", "ready"),
-    [
-        ("0.00.441.479 I srv  llama_server: model loaded", True),
-        ("0.00.441.481 I srv  llama_server: listening on unix:///run/a.sock", True),
-        ("main: server is listening on http://127.0.0.1:9000 - starting the main loop", True),
-        ("0.00.002.568 I srv    load_model: loading model '/m/a.gguf'", False),
-    ],
+    ("ended", "unexplained"),
+    [(Exit(1), True), (Exit(), True), (Exit(127), True), (Exit(signal=6), True), (Exit(signal=9), False)],
 )
-def test_a_line_that_says_ready(line: str, *, ready: bool) -> None:
-    assert ready_hint(line) == ready
+def test_which_end_is_worth_a_look(ended: Exit, *, unexplained: bool) -> None:
+    assert is_unexplained(own(ended, [])) is unexplained
+    assert not is_unexplained(own(Exit(1), ["error: invalid argument: --foo"]))
 
 
 def test_an_exit_in_words() -> None:
@@ -475,7 +546,7 @@ def test_an_exit_in_words() -> None:
 
 
 def test_what_is_quoted_is_bounded_and_printable() -> None:
-    found = diagnose(Exit(1), ["error: invalid argument: --\x1b]0;x\x07" + "a" * 5000], gpus_asked=False)
+    found = own(Exit(1), ["error: invalid argument: --\x1b]0;x\x07" + "a" * 5000])
     assert found.message.isprintable()
     assert len(found.message) < MAX_QUOTED + 60
 
@@ -487,7 +558,7 @@ def test_what_is_quoted_is_bounded_and_printable() -> None:
     st.integers(0, 2),
 )
 def test_no_end_is_without_a_failure(code: int | None, number: int | None, lines: list[str], oom_kills: int) -> None:
-    found = diagnose(Exit(code, number), lines, gpus_asked=True, oom_kills=oom_kills)
+    found = own(Exit(code, number), lines, oom_kills=oom_kills)
     assert found.cause
     assert found.message
     assert found.hint

@@ -1,13 +1,18 @@
-"""A last look before a start."""
+"""A look before a start, and after an end without a word."""
 
+import os
+import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from llamad.host.address import TcpAddress, UnixAddress
 from llamad.servers import inspection
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
-from llamad.servers.inspection import inspect
+from llamad.servers.inspection import examine, inspect
 from tests.builders import a_launch, gguf
 
 
@@ -95,3 +100,75 @@ def test_a_disk_that_fails_is_tried_again(launch: Launch, monkeypatch: pytest.Mo
     found = failure(launch)
     assert (found.cause, found.permanent) == ("model-unreadable", False)
     assert "Input/output error" in found.message
+
+
+# --- after an end
+
+SOCKET = UnixAddress(Path("/run/x.sock"))
+
+
+def test_nothing_is_seen_where_all_is_well(launch: Launch) -> None:
+    assert examine(launch, SOCKET, os.environ) is None
+
+
+def test_what_keeps_it_from_starting_is_seen_after_its_end_too(launch: Launch) -> None:
+    assert launch.model is not None
+    launch.model.unlink()
+    found = examine(launch, SOCKET, os.environ)
+    assert found is not None
+    assert (found.cause, found.permanent) == ("model-missing", True)
+
+
+def test_a_port_that_is_taken(launch: Launch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = TcpAddress("127.0.0.1", other.getsockname()[1])
+        found = examine(launch, address, os.environ)
+    assert found is not None
+    assert (found.cause, found.permanent) == ("port-taken", False)
+    assert found.message == f"it cannot listen on 127.0.0.1, port {address.port}: Address already in use"
+    assert found.hint is not None
+    assert "ss -ltnp" in found.hint
+    assert examine(launch, address, os.environ) is None
+
+
+def test_an_address_that_this_host_has_not(launch: Launch) -> None:
+    found = examine(launch, TcpAddress("192.0.2.1", 9), os.environ)
+    assert found is not None
+    assert found.hint == "no interface of this host has that address: correct host"
+
+
+def test_a_missing_library_is_named(launch: Launch, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    shutil.copy("/bin/sh", program)
+    data = program.read_bytes()
+    assert data.count(b"libc.so.6\0") == 1
+    program.write_bytes(data.replace(b"libc.so.6\0", b"libq.so.6\0"))
+    found = examine(a_launch(binary=program, model=launch.model), SOCKET, {})
+    assert found is not None
+    assert (found.cause, found.permanent) == ("library-missing", True)
+    assert "libq.so.6" in found.message
+
+
+def test_libraries_are_looked_for_in_the_environment_of_the_server(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def run(*_: object, env: dict[str, str], **__: object) -> None:
+        asked.append(env)
+        raise subprocess.TimeoutExpired("ldd", 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with_libraries = a_launch(binary=launch.binary, model=launch.model, environment=(("LD_LIBRARY_PATH", "/opt/l"),))
+    assert examine(with_libraries, SOCKET, {"A": "b"}) is None
+    assert asked == [{"A": "b", "LD_LIBRARY_PATH": "/opt/l"}]
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    assert examine(launch, SOCKET, {}) is None
+
+
+def test_what_keeps_llamad_itself_from_looking_says_nothing(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert examine(launch, TcpAddress("127.0.0.1", 1), os.environ) is None

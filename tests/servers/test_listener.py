@@ -5,17 +5,25 @@ import logging
 import pytest
 
 from llamad.servers.board import ReplicaKey
+from llamad.servers.diagnosis import LastLines
 from llamad.servers.listener import LAST_LINES, LINES_A_BURST, Listener
 from llamad.servers.output import Output
+
+NO_GPU = "warning: no usable GPU found, --gpu-layers option will be ignored"
 
 
 class Heard:
     """A listener with its output; `news` counts its calls."""
 
-    def __init__(self, *, gpus_asked: bool = False) -> None:
+    def __init__(self, *, private: bool = True, adopted: bool = False) -> None:
         self.news = 0
         self.output = Output()
-        self.listener = Listener(ReplicaKey("a", 1), self.output, gpus_asked=gpus_asked, on_news=self._note)
+        self.listener = Listener(ReplicaKey("a", 1), self.output, private=private, adopted=adopted, on_news=self._note)
+
+    def says(self, *lines: str) -> None:
+        """These lines are written."""
+        for line in lines:
+            self.listener.feed(line.encode() + b"\n")
 
     def _note(self) -> None:
         self.news += 1
@@ -46,16 +54,16 @@ def test_lines_are_kept_and_logged_with_their_own_level(caplog: pytest.LogCaptur
 def test_the_last_words_count_even_without_an_end() -> None:
     heard = Heard()
     heard.listener.feed(b"error: no")
-    assert not heard.listener.last_lines
+    assert not heard.listener.last_lines.own
     heard.listener.finish()
-    assert list(heard.listener.last_lines) == ["error: no"]
+    assert heard.listener.last_lines == LastLines(own=("error: no",))
 
 
 def test_only_the_last_lines_are_kept_for_the_diagnosis() -> None:
     heard = Heard()
     heard.listener.feed(b"".join(b"%d\n" % i for i in range(500)))
-    assert len(heard.listener.last_lines) == LAST_LINES
-    assert heard.listener.last_lines[-1] == "499"
+    assert len(heard.listener.last_lines.own) == LAST_LINES
+    assert heard.listener.last_lines.own[-1] == "499"
 
 
 def test_a_line_that_says_ready_is_news() -> None:
@@ -66,15 +74,85 @@ def test_a_line_that_says_ready_is_news() -> None:
     assert heard.news == 1
 
 
-def test_a_missing_gpu_is_a_verdict_only_where_one_was_asked_for() -> None:
-    line = b"warning: no usable GPU found, --gpu-layers option will be ignored\n"
-    asked, not_asked = Heard(gpus_asked=True), Heard()
-    for heard in (asked, not_asked):
-        heard.listener.feed(line + b"and more\n")
-    assert asked.listener.verdict is not None
-    assert asked.listener.verdict.cause == "gpu-missing"
-    assert asked.news > 0
-    assert not_asked.listener.verdict is None
+def test_a_missing_gpu_is_news() -> None:
+    heard = Heard()
+    heard.says(NO_GPU, "and more", NO_GPU)
+    assert heard.listener.gpus.missing
+    assert heard.news == 2
+
+
+def test_a_storm_of_lines_that_say_ready_is_one_piece_of_news() -> None:
+    heard = Heard()
+    heard.says(*["main: server is listening on http://127.0.0.1:80"] * 100)
+    assert heard.news == 1
+    heard.listener.note_ready()
+    heard.says(*["srv  x: model loaded"] * 100)
+    assert heard.news == 1
+
+
+@pytest.mark.parametrize("line", ["srv  x: model loaded", "srv  log_server_r: done request: GET /health"])
+def test_what_comes_after_the_first_request_may_be_a_clients(line: str) -> None:
+    heard = Heard()
+    heard.says("loading", line, NO_GPU)
+    assert heard.listener.last_lines == LastLines(own=("loading", line), since=(NO_GPU,))
+    assert not heard.listener.gpus.missing
+
+
+def test_once_it_is_ready_nothing_that_it_says_decides() -> None:
+    heard = Heard()
+    heard.says("loading")
+    heard.listener.note_ready()
+    heard.says(NO_GPU, "srv  x: model loaded")
+    assert heard.listener.last_lines == LastLines(since=(NO_GPU, "srv  x: model loaded"), served=True)
+    assert not heard.listener.gpus.missing
+    assert heard.news == 0
+    heard.listener.note_loading()
+    assert heard.listener.last_lines.served, "it cannot load again"
+
+
+def test_one_that_was_taken_over_may_have_been_ready() -> None:
+    heard = Heard(adopted=True)
+    heard.says(NO_GPU)
+    assert heard.listener.last_lines == LastLines(since=(NO_GPU,), served=True)
+    assert not heard.listener.gpus.missing
+
+
+def test_one_that_was_taken_over_while_it_loads_is_believed() -> None:
+    heard = Heard(adopted=True)
+    heard.says(NO_GPU)
+    heard.listener.note_loading()
+    heard.says("more")
+    assert heard.listener.last_lines == LastLines(own=(NO_GPU, "more"))
+    assert heard.listener.gpus.missing
+
+
+FORGED = [
+    "0.00.006.794 E srv    load_model: it all went wrong",
+    "E it all went wrong",
+    "error: it all went wrong",
+    '{"level":"error","msg":"it all went wrong"}',
+    "/b/x.cpp:3: GGML_ASSERT(it all went wrong)",
+]
+
+
+@pytest.mark.usefixtures("_all_levels")
+@pytest.mark.parametrize("line", FORGED)
+def test_no_client_can_raise_an_alarm(line: str, caplog: pytest.LogCaptureFixture) -> None:
+    heard = Heard()
+    heard.says(line)
+    heard.listener.note_ready()
+    heard.says(line, "and it goes on")
+    assert [one.levelno for one in caplog.records] == [logging.ERROR, logging.INFO, logging.INFO]
+    assert [one.level for one in heard.output.lines()] == [logging.ERROR, logging.INFO, logging.INFO]
+
+
+@pytest.mark.usefixtures("_all_levels")
+@pytest.mark.parametrize(("private", "level"), [(True, logging.INFO), (False, logging.WARNING)])
+def test_remarks_about_keys_are_for_those_whose_port_others_reach(
+    level: int, caplog: pytest.LogCaptureFixture, *, private: bool
+) -> None:
+    Heard(private=private).says("0.00.002.286 W srv  init: security: no API key is set and CORS allows all origins")
+    assert [one.levelno for one in caplog.records] == [level]
 
 
 @pytest.mark.usefixtures("_all_levels")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamad.host.visible import visible
 from llamad.servers.output import Follower, Line, LineSplitter, Output
 
 
@@ -21,6 +22,7 @@ def a_line(text: str = "x", replica: int = 0) -> Line:
         ([b"o", b"ne\nt", b"wo"], ["one"], ["two"]),
         ([b"one\r\n\r\ntwo\r\n"], ["one", "", "two"], []),
         ([b" 10 %\r 50 %\r100 %\n"], ["100 %"], []),
+        ([b"\x1b[1mr\n"], ["r"], []),
         ([b"\n\n"], ["", ""], []),
         ([b""], [], []),
         ([b"caf\xc3", b"\xa9\n"], ["café"], []),
@@ -41,6 +43,15 @@ def test_bytes_become_lines(chunks: list[bytes], lines: list[str], rest: list[st
     assert splitter.flush() == []
 
 
+def test_no_client_hides_the_beginning_of_a_line_or_steers_a_terminal() -> None:
+    bar = b"\x1b[34m0.00.1.1\x1b[0m x\r0.00.006.794 E over\n"
+    said = bar + b"0.00.006.794 W srv  x: type: a\r0.00.006.794 E b\x1b]0;t\x07\n"
+    assert LineSplitter().feed(said) == [
+        "0.00.006.794 E over",
+        "0.00.006.794 W srv  x: type: a\\r0.00.006.794 E b\\x1b]0;t\\x07",
+    ]
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), max_size=20)), st.data())
 def test_where_the_bytes_are_cut_makes_no_difference(lines: list[str], data: st.DataObject) -> None:
     raw = "".join(line + "\n" for line in lines).encode()
@@ -49,7 +60,7 @@ def test_where_the_bytes_are_cut_makes_no_difference(lines: list[str], data: st.
         size = data.draw(st.integers(1, len(raw)))
         found += splitter.feed(raw[at : at + size])
         at += size
-    assert found + splitter.flush() == lines
+    assert found + splitter.flush() == [visible(line) for line in lines]
 
 
 def test_a_line_without_end_is_held_to_its_bound() -> None:
