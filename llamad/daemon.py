@@ -154,7 +154,7 @@ class Daemon:
             directories,
             environ,
             self._fleet,
-            verify=self._front.read_keys,
+            verify=self._front.verify,
             follow=self._watch.follow,
             on_accepted=self._on_accepted,
             announce=self._announce,

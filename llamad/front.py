@@ -5,12 +5,16 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from llamad import __version__
+from llamad.config.loader import Loaded
 from llamad.config.model import Config, ServerConfig
 from llamad.config.units import format_duration
+from llamad.gateway.bind import listen_problems
 from llamad.gateway.gateway import Gateway, inherit
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys, load_keys
+from llamad.host.address import TcpAddress
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.host.pulse import SLACK, Pulse
@@ -57,7 +61,19 @@ class Front:
         self._accepted: Config | None = None
         self._news = asyncio.Event()
         self._stored: set[str] = set()
+        self._gateway: Gateway | None = None
         self.problem: str | None = None
+
+    def verify(self, loaded: Loaded, config: Config) -> Beside:
+        """Read the API keys anew, and try whether what is to be listened on can be (in a thread)."""
+        keys = self.read_keys(config)
+        accepted = () if self._accepted is None else self._accepted.gateway.listen
+        listening = {} if self._gateway is None else self._gateway.listening
+        current = {**dict.fromkeys(accepted, ()), **listening}
+        views = self._fleet.board.replicas.values()
+        ports = {one.address.port for one in tuple(views) if isinstance(one.address, TcpAddress)}
+        problems = tuple(str(one) for one in listen_problems(loaded, current, ports))
+        return replace(keys, problems=keys.problems + problems)
 
     def read_keys(self, config: Config) -> Beside:
         """Read the API keys anew (in a thread). They hold once they were taken and a configuration was accepted."""
@@ -108,10 +124,12 @@ class Front:
             close_all(useless)
             self._notifier.remove(name)
         async with gateway:
+            self._gateway = gateway
             follower = asyncio.ensure_future(self._follow(gateway))
             try:
                 yield gateway
             finally:
+                self._gateway = None
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
                 if not self._notifier.can_store and not any(inherited.values()):  # systemd's are its to remove

@@ -58,10 +58,10 @@ class Beside:
 class Reloader:
     """Keeps the fleet at the configuration on disk.
 
-    `verify` (in a thread) reads what the configuration refers to beside servers, `follow` is told first which file of
-    keys that is. `on_accepted` is told of each one that was accepted, `announce` is around every reload. `error` is why
-    the newest one was refused, None while the disk and the fleet agree; `loaded_at` (Unix time), `files` and `config`
-    belong to the accepted one.
+    `verify` (in a thread) looks at what the configuration refers to beside servers, `follow` is told first which file
+    of keys that is. `on_accepted` is told of each one that was accepted, `announce` is around every reload. `error` is
+    why the newest one was refused, None while the disk and the fleet agree; `loaded_at` (Unix time), `files` and
+    `config` belong to the accepted one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Reloader:
         environ: Mapping[str, str],
         fleet: Fleet,
         *,
-        verify: Callable[[Config], Beside],
+        verify: Callable[[Loaded, Config], Beside],
         follow: Callable[[Path | None], None],
         on_accepted: Callable[[Config], None],
         announce: Callable[[], AbstractContextManager[None]],
@@ -188,7 +188,7 @@ class Reloader:
             raise ConfigError(f"{len(wrong)} problem{'s' if len(wrong) != 1 else ''} in {self._file}", problems=wrong)
         if mistake := emptied(loaded, self._fleet.configs, self._file, self._directories):
             raise ConfigError("the file is empty", hint="to stop its servers, write `servers: {}`", problems=(mistake,))
-        beside = await aside(self._verify, config)
+        beside = await aside(self._verify, loaded, config)
         if beside.problems:
             raise ConfigError("what it refers to is not usable", problems=beside.problems)
         wanted = intents(config, loaded)

@@ -53,7 +53,7 @@ class House:
             announce=self.announce,
         )
 
-    def verify(self, config: Config) -> Beside:
+    def verify(self, loaded: Loaded, config: Config) -> Beside:
         assert self.followed[-1] == config.gateway.api_keys_file, "it is watched before it is read"
         if self.bug is not None:
             raise self.bug

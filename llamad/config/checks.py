@@ -9,7 +9,7 @@ from llamad.config.model import GatewayConfig, ServerConfig
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.units import format_size
 from llamad.config.yamltree import Node
-from llamad.host.address import TcpAddress, is_loopback
+from llamad.host.address import Address, TcpAddress, is_loopback
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 _ANY_HOST = ("0.0.0.0", "::")
@@ -253,13 +253,25 @@ def listen_entry(top: Node, index: int) -> tuple[Node, str]:
 
 def gateway_problems(top: Node, gateway: GatewayConfig, *, has_keys: bool) -> Iterator[Problem]:
     """Whether the gateway may listen where it is told to."""
-    seen: set[str] = set()
     for index, address in enumerate(gateway.listen):
         node, path = listen_entry(top, index)
-        if str(address) in seen:
+        earlier = gateway.listen[:index]
+        if address in earlier:
             yield Problem(node.position, path, f"{address} is in the list twice")
-        seen.add(str(address))
+        elif (other := next((one for one in earlier if _overlap(one, address)), None)) is not None:
+            yield Problem(node.position, path, f"{address} and {other} overlap: leave out the narrower one")
         if isinstance(address, TcpAddress) and not is_loopback(address.host) and not has_keys and not gateway.insecure:
             words = f"{address} can be reached from other machines, and no API key is asked"
             hint = "set gateway.api_keys_file, or write insecure: true if anyone who reaches it may use it"
             yield Problem(node.position, path, words, hint=hint)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether one of two different addresses is part of the other: no two sockets can listen on them."""
+    if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress) and one.port == other.port):
+        return False
+    return any(
+        narrow.host == "localhost" or ((":" in wide.host) == (":" in narrow.host) and narrow.host not in _ANY_HOST)
+        for wide, narrow in ((one, other), (other, one))
+        if wide.host in _ANY_HOST
+    )

@@ -35,7 +35,8 @@ OPTIONS_CACHE = "options.json"
 class Loaded:
     """What the files say. `config` is None exactly when a TEXT problem exists; `binaries` has the binary of each server
     that llamad runs, by the server's name, where it could be asked for its options. `keys_file` is what
-    `gateway.api_keys_file` names, whatever is wrong with that file or beside it.
+    `gateway.api_keys_file` names, whatever is wrong with that file or beside it; `listen_at` is where each address of
+    `gateway.listen` is written, and its path.
     """
 
     config: Config | None
@@ -43,6 +44,7 @@ class Loaded:
     files: tuple[Path, ...]
     binaries: Mapping[str, Binary]
     keys_file: Path | None = None
+    listen_at: tuple[tuple[Position, str], ...] = ()
 
     @property
     def wrong_text(self) -> tuple[str, ...]:
@@ -85,6 +87,7 @@ def load(
         tuple(source.file for source in sources),
         load_of.binaries,
         load_of.keys_file,
+        load_of.listen_at,
     )
 
 
@@ -124,6 +127,7 @@ class _Load:
         self.problems = problems
         self.binaries: dict[str, Binary] = {}
         self.keys_file: Path | None = None
+        self.listen_at: tuple[tuple[Position, str], ...] = ()
         self._file = file
         self._dirs = dirs
         self._reader = reader
@@ -175,6 +179,8 @@ class _Load:
         if keys_file is not None:
             keys_file = self.keys_file = self._beside(node.get("api_keys_file"), keys_file)
         gateway = result.value.model_copy(update={"api_keys_file": keys_file})
+        places = (listen_entry(self._top, index) for index in range(len(gateway.listen)))
+        self.listen_at = tuple((entry.position, path) for entry, path in places)
         try:
             has_keys = has_api_keys(keys_file, self._file, self._reader)
         except OSError as error:

@@ -4,15 +4,18 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from llamad.config.loader import Loaded
+from llamad.config.problems import Problem, ProblemKind
 from llamad.host.accept import BACKLOG
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.host.keepalive import watch_peer
 
 UNIX_MODE = 0o660
+IN_USE = "something else listens there"
 Place = tuple[int, str]
 """A family and an IP address that a host stands for."""
 
@@ -54,6 +57,24 @@ def why_not_bound(address: Address, beside: Sequence[socket.socket]) -> str | No
     return None
 
 
+def listen_problems(
+    loaded: Loaded, current: Mapping[Address, Sequence[socket.socket]], given_up: Container[int] = ()
+) -> list[Problem]:
+    """What of the `gateway.listen` that was read cannot be listened on. `current` is what is listened on now, or will
+    be without being looked at again; `given_up` are ports of our own servers, which will be free. Blocks.
+    """
+    wanted = () if loaded.config is None else loaded.config.gateway.listen
+    beside = [sock for address, sockets in current.items() if address not in wanted for sock in sockets]
+    problems = []
+    for address, (position, path) in zip(wanted, loaded.listen_at, strict=True):
+        reason = None if address in current else why_not_bound(address, beside)
+        soon_free = reason == IN_USE and isinstance(address, TcpAddress) and address.port in given_up
+        if reason is not None and not soon_free:
+            words = f"cannot listen on {address}: {reason}"
+            problems.append(Problem(position, path, words, ProblemKind.WORLD))
+    return problems
+
+
 def resolve(address: TcpAddress) -> list[Place]:
     """What the host of a TCP address stands for. Blocks; OSError where nothing is found."""
     flags = socket.AI_PASSIVE
@@ -65,7 +86,7 @@ def why(error: OSError) -> str:
     """Why an address cannot be listened on, for a person."""
     match error.errno:
         case errno.EADDRINUSE:
-            return "something else listens there"
+            return IN_USE
         case errno.EACCES | errno.EPERM:
             return "not allowed: a port below 1024 needs CAP_NET_BIND_SERVICE, a socket a writable folder"
         case errno.EADDRNOTAVAIL:

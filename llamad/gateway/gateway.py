@@ -64,6 +64,11 @@ class Gateway:
             for address, sockets in self._server.sockets.items()
         }
 
+    @property
+    def listening(self) -> Mapping[Address, list[socket.socket]]:
+        """The sockets of each address that is to be listened on: none yet where it cannot be."""
+        return self._server.sockets
+
     async def apply(self, settings: GatewayConfig, keys: Keys) -> None:
         """Take over an accepted configuration. Connections, and requests that wait or run, are not disturbed."""
         self._policy.apply(settings, keys)

@@ -1,9 +1,11 @@
 """Listening: on what the configuration says, as soon as it can be, and handed on to a successor."""
 
 import asyncio
+import logging
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from llamad.gateway.shared import Limits
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from tests.folders import short_folder
 from tests.gateway.gate import BOUND, Rules, get
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -219,3 +222,85 @@ async def test_many_may_wait_to_be_taken(port: int, folder: Path) -> None:
                 client.connect(str(unix.path) if isinstance(address, UnixAddress) else (address.host, address.port))
         for client in clients:
             client.close()
+
+
+@pytest.fixture
+def names(port: int, folder: Path) -> dict[str, Address]:
+    """Addresses by the names that the tests below give them."""
+    (folder / "link").symlink_to(folder)
+    return {
+        "loopback": TcpAddress("127.0.0.1", port),
+        "localhost": TcpAddress("localhost", port),
+        "every": TcpAddress("0.0.0.0", port),
+        "every6": TcpAddress("::", port),
+        "loopback6": TcpAddress("::1", port),
+        "unix": UnixAddress(folder / "g"),
+        "other": UnixAddress(folder / "h"),
+        "same": UnixAddress(folder / "link" / "g"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asks"),
+    [
+        (["loopback"], ["every"], "loopback"),
+        (["every"], ["loopback"], "loopback"),
+        (["loopback"], ["localhost"], "loopback"),
+        (["every6", "every"], ["loopback6", "loopback"], "loopback6"),
+        (["loopback", "loopback6"], ["every", "every6"], "loopback6"),
+        (["loopback", "unix"], ["every", "other"], "loopback"),
+        (["unix"], ["same"], "unix"),
+        (["same"], ["unix"], "unix"),
+    ],
+)
+async def test_the_new_is_bound_before_the_old_is_closed(
+    names: dict[str, Address], before: list[str], after: list[str], asks: str
+) -> None:
+    """No client finds the port closed, and what waits to be taken is answered."""
+    reports: list[str | None] = []
+    async with GatewayServer(Rules(), Limits(), report=reports.append) as server:
+        await server.apply([names[one] for one in before])
+        assert await healthy(names[asks])
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
+        answers: list[bool] = []
+        asking = loop.run_in_executor(None, ask_on, names[asks], stop, answers)
+        for wanted in (after, before, after):
+            await until(lambda: len(answers) > 5)
+            answers.clear()
+            waiting = [connected(names[asks]) for _ in range(30)]  # in the backlog: the loop does not run
+            await server.apply([names[one] for one in wanted])
+            for sock in waiting:
+                sock.setblocking(False)
+                await loop.sock_sendall(sock, get("/health", "Connection: close"))
+                assert (await asyncio.wait_for(loop.sock_recv(sock, 4096), BOUND)).startswith(b"HTTP/1.1 200")
+                sock.close()
+        await until(lambda: len(answers) > 5)
+        stop.set()
+        await asking
+        assert set(answers) == {True}
+        assert not [one for one in reports if one]
+        for one in after:
+            assert await healthy(names[one])
+
+
+def connected(address: Address) -> socket.socket:
+    """A plain connection."""
+    if isinstance(address, UnixAddress):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(BOUND)
+        sock.connect(str(address.path))
+        return sock
+    return socket.create_connection((address.host, address.port), timeout=BOUND)
+
+
+def ask_on(address: Address, stop: threading.Event, answers: list[bool]) -> None:
+    """Ask again and again on new connections, in a thread."""
+    while not stop.is_set():
+        try:
+            with connected(address) as sock:
+                sock.sendall(get("/health", "Connection: close"))
+                answers.append(sock.recv(4096).startswith(b"HTTP/1.1 200"))
+        except OSError as error:
+            logging.getLogger("test").error("%s", error)
+            answers.append(False)

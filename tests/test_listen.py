@@ -1,0 +1,114 @@
+"""What the gateway listens on, changed by a reload: the new is bound before the old is closed, or nothing changes."""
+
+import http.client
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamad.control.client import RefusedError
+from llamad.errors import ExitCode
+from tests.llamads import Llamad, a_llamad
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.daemon
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def answers(port: int, path: str = "/health") -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def listening(llamad: Llamad, listen: Any, **server: Any) -> None:
+    llamad.configure({"a": server}, gateway={"listen": listen, "insecure": True})
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def llamad(port: int) -> Iterator[Llamad]:
+    with a_llamad() as one:
+        listening(one, f"127.0.0.1:{port}")
+        one.start()
+        one.wait_for("a")
+        wait_until(lambda: answers(port))
+        yield one
+        assert one.end() == 0
+
+
+def test_what_cannot_be_bound_refuses_the_reload_and_closes_nothing(llamad: Llamad, port: int, tmp_path: Path) -> None:
+    """`127.0.0.1:80` was accepted, and the gateway was dead."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        (tmp_path / "file").touch()
+        for address, why in (
+            (taken, "something else listens there"),
+            ("192.0.2.1:8080", "this machine does not have that IP address"),
+            ("no-such-host.invalid:8080", ""),
+            ("unix:/nowhere/at/all", "No such file or directory"),
+            (f"unix:{tmp_path}/file", "something else listens there"),
+        ):
+            for listen in (address, [f"127.0.0.1:{port}", address]):
+                listening(llamad, listen)
+                for verb in ("plan", "reload"):
+                    with pytest.raises(RefusedError) as refused:
+                        llamad.client.get(verb) if verb == "plan" else llamad.client.post(verb, wait=True)
+                    assert refused.value.exit_code is ExitCode.CONFIG
+                    (line,) = refused.value.problems
+                    assert line.startswith(f"{llamad.file}:")
+                    assert f": cannot listen on {address}: {why}" in line
+                    assert "gateway.listen" in line
+                assert answers(port)
+    listening(llamad, f"127.0.0.1:{port}")
+    assert llamad.client.post("reload")["problems"] == []
+
+
+def test_the_port_stays_while_its_address_changes(llamad: Llamad, port: int) -> None:
+    for host in ("0.0.0.0", "127.0.0.1", "localhost", "0.0.0.0"):
+        listening(llamad, f"{host}:{port}")
+        llamad.client.post("reload", wait=True)
+        wait_until(lambda host=host: llamad.events(f"listening on {host}:{port}"))  # type: ignore[misc]
+        assert answers(port)
+    assert llamad.client.get("status")["config"]["error"] is None
+
+
+def test_the_gateway_and_a_server_swap_their_ports(llamad: Llamad, port: int) -> None:
+    other = free_port()
+    listening(llamad, f"127.0.0.1:{port}", port=other)
+    llamad.client.post("reload", wait=True)
+    llamad.wait_for("a")
+    assert answers(other, "/slots")
+    listening(llamad, f"127.0.0.1:{other}", port=port)
+    llamad.client.post("reload")
+    wait_until(lambda: answers(other, "/v1/models") and answers(port, "/slots"), seconds=20)
+    llamad.wait_for("a")
+
+
+def test_at_a_start_what_cannot_be_bound_is_tried_again(tmp_path: Path, port: int) -> None:
+    with a_llamad() as one:
+        with socket.create_server(("127.0.0.1", port)):
+            listening(one, f"127.0.0.1:{port}")
+            one.start()
+            one.wait_for("a")
+            wait_until(lambda: one.events("something else listens there; trying again"))
+            listening(one, f"127.0.0.1:{port}", aliases=["again"])  # nothing new about what does not work yet
+            assert one.client.post("reload")["problems"] == []
+        wait_until(lambda: answers(port))
+        assert one.end() == 0
