@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamad.config.model import LimitsConfig
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.servers.command import Launch
 
 FAKE_LLAMA = Path(__file__).with_name("fake_llama.py")
@@ -46,7 +47,9 @@ def a_launch(name: str = "a", **changes: Any) -> Launch:
         model=Path(f"/models/{name}.gguf"),
         gpus_asked=False,
     )
-    return replace(launch, **changes)
+    launch = replace(launch, **changes)
+    files = () if launch.model is None else (NamedFile(launch.model, Use.MODEL),)
+    return launch if launch.files else replace(launch, files=files)
 
 
 def gguf_text(text: str) -> bytes:

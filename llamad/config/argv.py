@@ -1,80 +1,25 @@
 """The argument builder: from `args` and `extra_args` as typed to words of a command line. Pure.
 
 Everything is judged by the options of the binary that will run. What is wrong comes back as findings, all at once;
-`arguments` is for what has none.
+`arguments` is for what has none. `args` is a mapping, whose order means nothing: its words come in an order of their
+own (flags first, so that a preset comes before what is to differ from it), and two ways of writing one value are one.
 """
 
-import math
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from llamad.config.helptext import Option, OptionTable, bare
-from llamad.config.values import ArgScalar, ArgValue
+from llamad.config.helptext import Option, OptionTable
+from llamad.config.optionfiles import NamedFile, named_files, resolved, use_of
+from llamad.config.optionvalues import shown, value_fault, value_words
+from llamad.config.owned import OWNED, is_owned, spelled
+from llamad.config.problems import Finding, ProblemKind
+from llamad.config.renames import advice, nearest
+from llamad.config.values import ArgValue
 
-_ADDRESS = "llamad decides where a server listens: use `port:` and `host:` beside `args:`"
-_SOURCE = "the model is named by `model:` or `hf_repo:` beside `args:`"
-_KEY = "llamad's own servers are asked without a key: clients are asked for theirs by gateway.api_keys_file"
-_SECRET = "a secret on a command line is seen by every process: use `env_credentials:`"
-_ROUTER = "llamad runs one model per server, not llama-server's router"
-_PROBES = "llamad asks the server for its health over plain HTTP at the usual paths"
-_EXITS = "it makes llama-server print something and end"
-
-OWNED: Mapping[str, str] = {
-    **dict.fromkeys(("--host", "--port"), _ADDRESS),
-    **dict.fromkeys(
-        ("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr", "--hf-repo"), _SOURCE
-    ),
-    **dict.fromkeys(("--api-key", "--api-key-file"), _KEY),
-    **dict.fromkeys(("-hft", "--hf-token"), _SECRET),
-    **dict.fromkeys(("--models-dir", "--models-preset", "--models-max", "--models-autoload"), _ROUTER),
-    **dict.fromkeys(("--no-models-autoload",), _ROUTER),
-    **dict.fromkeys(("--api-prefix", "--ssl-key-file", "--ssl-cert-file"), _PROBES),
-    **dict.fromkeys(("-h", "--help", "--usage", "--version", "-cl", "--cache-list"), _EXITS),
-    **dict.fromkeys(("--list-devices", "--completion-bash"), _EXITS),
-}
-"""Options that are llamad's own, by every spelling -> why they cannot be given."""
-
-OWNED_ENV: Mapping[str, str] = {
-    **dict.fromkeys(("LLAMA_ARG_HOST", "LLAMA_ARG_PORT"), _ADDRESS.replace("args:", "env:")),
-    **dict.fromkeys(
-        ("LLAMA_ARG_MODEL", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_DOCKER_REPO", "LLAMA_ARG_HF_REPO"),
-        _SOURCE.replace("args:", "env:"),
-    ),
-    **dict.fromkeys(("LLAMA_API_KEY", "LLAMA_ARG_API_KEY_FILE"), _KEY),
-    **dict.fromkeys(("LLAMA_ARG_MODELS_DIR", "LLAMA_ARG_MODELS_PRESET"), _ROUTER),
-    **dict.fromkeys(("LLAMA_ARG_API_PREFIX", "LLAMA_ARG_SSL_KEY_FILE", "LLAMA_ARG_SSL_CERT_FILE"), _PROBES),
-}
-"""The same by environment variable."""
-
-_OWNED_BARE = {bare(spelling): reason for spelling, reason in OWNED.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong with one argument: a key of `args`, or an index of `extra_args`. `at_key`: it is the key, not its
-    value, that is wrong.
-    """
-
-    where: str | int
-    message: str
-    hint: str | None = None
-    at_key: bool = True
-
-    @property
-    def path(self) -> tuple[str | int, str | int]:
-        """The key path within the server."""
-        return ("args" if isinstance(self.where, str) else "extra_args"), self.where
-
-
-def owned_findings(args: Mapping[str, ArgValue], extra_args: Sequence[str]) -> list[Finding]:
-    """The options that are llamad's own; needs no binary."""
-    found = [Finding(key, "is llamad's own option", _OWNED_BARE[bare(key)]) for key in args if bare(key) in _OWNED_BARE]
-    for index, word in enumerate(extra_args):
-        option = word.partition("=")[0]
-        spelling = option.replace("_", "-") if option.startswith("--") else option
-        if spelling in OWNED:
-            found.append(Finding(index, f"{option} is llamad's own option", OWNED[spelling]))
-    return found
+_ANYWHERE = Path("/")
+"""Where relative paths start while it does not matter."""
 
 
 def argument_problems(options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str]) -> list[Finding]:
@@ -82,7 +27,7 @@ def argument_problems(options: OptionTable, args: Mapping[str, ArgValue], extra_
     found = []
     seen: dict[int, str] = {}
     for key, value in args.items():
-        if bare(key) in _OWNED_BARE:
+        if is_owned(key):
             continue
         target = _target(options, key)
         if isinstance(target, Finding):
@@ -90,24 +35,62 @@ def argument_problems(options: OptionTable, args: Mapping[str, ArgValue], extra_
             continue
         first = seen.setdefault(id(target.option), key)
         if first != key:
-            found.append(Finding(key, f"is the same option as {first}"))
+            found.append(Finding(("args", key), f"is the same option as {first}"))
             continue
         try:
-            _words(target, value)
+            _words(target, value, _ANYWHERE)
         except ValueError as error:
-            found.append(Finding(key, str(error), at_key=False))
+            found.append(Finding(("args", key), str(error), at_key=False))
+        else:
+            found += _deprecated(target.option, "args", key)
     return found + list(_extra_problems(options, extra_args, seen))
 
 
-def arguments(options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str]) -> tuple[str, ...]:
-    """The words of the command line, in the order written. ValueError names the first argument that is wrong."""
-    words: list[str] = []
+def given_options(options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str]) -> dict[str, str]:
+    """The options that are given, by their name -> where (`args.ctx_size`)."""
+    found = {}
+    for index, word in enumerate(extra_args):
+        option = options.find_word(word) if word.startswith("-") else None
+        if option is not None:
+            found[option.name] = f"extra_args.{index}"
+    for key in args:
+        target = _target(options, key)
+        if isinstance(target, _Target):
+            found[target.option.name] = f"args.{key}"
+    return found
+
+
+def arguments(
+    options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str], folder: Path
+) -> tuple[str, ...]:
+    """The words of the command line: those of `args` in an order of their own, then `extra_args`. Relative paths start
+    at `folder`. ValueError names the first argument that is wrong.
+    """
+    pieces: list[tuple[bool, str, list[str]]] = []
     for key, value in args.items():
         target = _target(options, key)
         if isinstance(target, Finding):
             raise ValueError(f"{key}: {target.message}")  # noqa: TRY004 - the value is wrong, not a caller's type
-        words += _words(target, value)
-    return (*words, *extra_args)
+        pieces.append((target.option.argument is not None, target.option.name, _words(target, value, folder)))
+    words = [word for *_, some in sorted(pieces) for word in some]
+    return (*words, *(word for word, _ in _extra_words(options, extra_args, folder)))
+
+
+def argument_files(
+    options: OptionTable, args: Mapping[str, ArgValue], extra_args: Sequence[str], folder: Path
+) -> Iterator[tuple[tuple[str | int, ...], NamedFile]]:
+    """The files and folders that arguments without a problem name, each with the key path of its value."""
+    for key, value in args.items():
+        target = _target(options, key)
+        if isinstance(target, _Target) and use_of(target.option) is not None and not is_owned(key):
+            for index, one in enumerate(value if isinstance(value, tuple) else (value,)):
+                if target.option.arity == 2 and index:
+                    continue
+                path = ("args", key, index) if isinstance(value, tuple) else ("args", key)
+                text = str(one).split()[0] if target.option.arity == 2 else str(one)
+                yield from ((path, named) for named in named_files(target.option, text, folder))
+    for index, (_, found) in enumerate(_extra_words(options, extra_args, folder)):
+        yield from ((("extra_args", index), named) for named in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,126 +100,140 @@ class _Target:
     option: Option
     on: str | None
     off: str | None
+    loose: bool
 
 
 def _target(options: OptionTable, key: str) -> _Target | Finding:
     option = options.find(key)
     if option is None:
-        opposite = options.find("no-" + bare(key))
+        opposite = options.find("no-" + key.lstrip("-"))
         if opposite is not None and opposite.argument is None:  # older builds: --no-mmap alone, on without it
-            return _Target(opposite, None, opposite.name)
-        near = options.nearest(key)
-        return Finding(key, "the binary knows no such option", f"did you mean {near}?" if near else None)
+            return _Target(opposite, None, opposite.name, options.loose)
+        return Finding(("args", key), f"{options.program} has no such option", _hint(options, key))
     if option.removed:
-        return Finding(key, "this build of llama-server has removed the option", option.removed)
+        return Finding(("args", key), f"{options.program} no longer has this option", option.removed)
     if options.negates(key):
-        return _Target(option, option.negation, option.name)
-    return _Target(option, option.name, option.negation)
+        return _Target(option, option.negation, option.name, options.loose)
+    return _Target(option, option.name, option.negation, options.loose)
 
 
-def _words(target: _Target, value: ArgValue) -> list[str]:
-    """One option's words; ValueError says what is wrong with the value."""
+def _hint(options: OptionTable, key: str, *, word: bool = False) -> str | None:
+    """What to write for an option that the binary does not know."""
+    said = advice(options, key)
+    if said is not None:
+        return said
+    near = nearest(options, key)
+    if near is not None:
+        return f"did you mean {near if word else near.lstrip('-')}?"
+    if options.loose and not word:
+        return "its --help does not list all it has: write what is not listed in extra_args"
+    return None
+
+
+def _deprecated(option: Option, *path: str | int) -> Iterator[Finding]:
+    if option.deprecated:
+        message = "llama.cpp will drop this option"
+        yield Finding(path, message, f"{option.deprecated} takes its place", kind=ProblemKind.REMARK)
+
+
+def _words(target: _Target, value: ArgValue, folder: Path) -> list[str]:
+    """One key's words; ValueError says what is wrong with the value."""
     option = target.option
-    if value is None:
+    if value is None:  # told of by `owned_findings`
         return []
-    if option.argument is None:
-        return _flag(target, value)
-    if option.arity == 2:
-        return _pair(option, value)
-    values = value if isinstance(value, tuple | list) else (value,)
-    if not values:
-        raise ValueError("an empty list says nothing: leave the key out")
-    return [word for one in values for word in (option.name, _word(option, one))]
+    if option.argument is None and isinstance(value, bool):
+        word = target.on if value else target.off
+        return [word] if word else []
+    if option.argument is None and not target.loose:
+        raise ValueError(f"is a flag: true or false, not {shown(value)}")
+    return value_words(option, value, folder, loose=target.loose)
 
 
-def _flag(target: _Target, value: ArgValue) -> list[str]:
-    if not isinstance(value, bool):
-        raise ValueError(f"is a flag: true or false, not {_shown(value)}")  # noqa: TRY004 - what an operator wrote
-    word = target.on if value else target.off
-    return [word] if word else []
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """A word of `extra_args` that is no value, and the values that follow it as far as they are there."""
+
+    index: int
+    word: str
+    option: Option | None
+    values: tuple[str, ...] = ()
+
+    @property
+    def names_file(self) -> bool:
+        """Whether its first value is a path that llamad has to know."""
+        return self.option is not None and use_of(self.option) is not None and spelled(self.word) not in OWNED
 
 
-def _pair(option: Option, value: ArgValue) -> list[str]:
-    values = value if isinstance(value, tuple | list) else str(value).split()
-    if len(values) != 2:
-        raise ValueError(f"takes two values ({option.argument}), not {_shown(value)}")
-    return [option.name, *(_word(option, one) for one in values)]
+def _extras(options: OptionTable, extra_args: Sequence[str]) -> Iterator[_Extra]:
+    """Each word that begins with `-` is an option of the binary, unless it is an option's value."""
+    index = 0
+    while index < len(extra_args):
+        word = extra_args[index]
+        option = options.find_word(word) if word.startswith("-") else None
+        end = index + 1 + (option.arity if option else 0)
+        yield _Extra(index, word, option, tuple(extra_args[index + 1 : end]))
+        index = end
 
 
-def _word(option: Option, value: ArgScalar) -> str:
-    """One value of an option as the word that follows it."""
-    text = _text(option, value)
-    if option.choices is not None and text not in option.choices:
-        *others, last = option.choices
-        raise ValueError(f"takes {', '.join(others)} or {last}, not {_shown(value)}")
-    if option.numeric and text not in option.words and not _is_number(text):
-        also = f" or one of {', '.join(option.words)}" if option.words else ""
-        raise ValueError(f"takes a number{also}, not {_shown(value)}")
-    return text
-
-
-def _text(option: Option, value: ArgScalar) -> str:
-    if not isinstance(value, bool):
-        return str(value)
-    pairs = (("on", "off"), ("1", "0"), ("true", "false"))
-    known = (option.choices or ()) + option.words
-    for yes, no in pairs:
-        if yes in known and no in known:
-            return yes if value else no
-    if option.choices or option.numeric:
-        return _shown(value)  # refused as what it is
-    raise ValueError(
-        f"takes a value ({option.argument}), not {_shown(value)}: write it in quotes if it is meant as text"
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False
-
-
-def _shown(value: ArgValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple | list):
-        return "a list"
-    return repr(value)
+def _extra_words(
+    options: OptionTable, extra_args: Sequence[str], folder: Path
+) -> Iterator[tuple[str, tuple[NamedFile, ...]]]:
+    """Each word of `extra_args`, with the files it names: a relative one gets the folder where it starts."""
+    for extra in _extras(options, extra_args):
+        yield extra.word, ()
+        for at, value in enumerate(extra.values):
+            if at == 0 and extra.names_file and extra.option is not None:
+                yield resolved(extra.option, value, folder), tuple(named_files(extra.option, value, folder))
+            else:
+                yield value, ()
 
 
 def _extra_problems(options: OptionTable, extra_args: Sequence[str], seen: Mapping[int, str]) -> Iterator[Finding]:
-    """Each word that begins with `-` is an option of the binary, unless it is a number or an option's value. `seen` has
-    the keys of `args` by the option they mean.
-    """
-    values_due = 0
-    known = True
-    for index, word in enumerate(extra_args):
-        if values_due:
-            values_due -= 1
-            continue
-        if not word.startswith("-"):
-            if known:  # else it may be the value of what nobody knows
-                yield Finding(index, f"{word!r} follows no option that takes a value")
-            continue
-        option = options.find_word(word)
-        known = option is not None
-        if option is None:
-            if word not in OWNED:
-                yield _unknown_word(options, index, word)
-            continue
-        values_due = option.arity
-        if option.removed:
-            yield Finding(index, f"this build of llama-server has removed {word}", option.removed)
-        elif (key := seen.get(id(option))) is not None:
-            yield Finding(index, f"{word} is the same option as {key} in args", "write it once, in args")
-    if values_due:
-        yield Finding(len(extra_args) - 1, f"{extra_args[-1]} is followed by no value")
+    """What is wrong with each word; `seen` has the keys of `args` by the option they mean."""
+    strict = True
+    before: set[int] = set()
+    for extra in _extras(options, extra_args):
+        path = ("extra_args", extra.index)
+        if extra.option is not None:
+            strict = not (options.loose and extra.option.argument is None)
+            yield from _extra_option_problems(options, extra, extra.option, seen.get(id(extra.option)), before)
+            before.add(id(extra.option))
+        elif extra.word.startswith("-"):
+            strict = False
+            if spelled(extra.word) not in OWNED:
+                yield from _unknown_word(options, extra.index, extra.word)
+        elif strict:  # else it may be the value of what nobody knows
+            yield Finding(path, f"{extra.word!r} follows no option that takes a value")
 
 
-def _unknown_word(options: OptionTable, index: int, word: str) -> Finding:
+def _extra_option_problems(
+    options: OptionTable, extra: _Extra, option: Option, key: str | None, before: set[int]
+) -> Iterator[Finding]:
+    """What is wrong with one option, which `args` may have as `key`, and which may be among those `before`."""
+    path, word = ("extra_args", extra.index), extra.word
+    if option.removed:
+        yield Finding(path, f"{options.program} no longer has {word}", option.removed)
+    elif key is not None:
+        yield Finding(path, f"{word} is the same option as {key} in args", "write it once, in args")
+    elif id(option) in before and option.argument is not None and not option.repeats and not options.loose:
+        hint = "write it once" + (f", its values joined by {option.separator!r}" if option.separator else "")
+        yield Finding(path, f"{word} is given twice: llama-server would keep the last one only", hint)
+    elif len(extra.values) < option.arity:
+        last = extra.values[-1] if extra.values else word
+        yield Finding(("extra_args", extra.index + len(extra.values)), f"{last} is followed by no value")
+    elif option.arity == 1 and (fault := value_fault(option, extra.values[0])) is not None:
+        yield Finding(("extra_args", extra.index + 1), f"{word} {fault}")
+    else:
+        yield from _deprecated(option, *path)
+
+
+def _unknown_word(options: OptionTable, index: int, word: str) -> Iterator[Finding]:
+    path = ("extra_args", index)
     name, equals, _ = word.partition("=")
+    first, *others = word.split(maxsplit=1)
     if equals and options.find_word(name):
-        return Finding(index, f"llama-server takes no {name}=VALUE", f'write two words: "{name}", "VALUE"')
-    near = options.nearest_word(word)
-    return Finding(index, f"the binary knows no option {word}", f"did you mean {near}?" if near else None)
+        yield Finding(path, f"llama-server takes no {name}=VALUE", f'write two words: "{name}", "VALUE"')
+    elif others and options.find_word(first):
+        yield Finding(path, f"{word!r} is two words in one", f"write two: {json.dumps(first)}, {json.dumps(others[0])}")
+    elif not options.loose:
+        yield Finding(path, f"{options.program} has no option {word}", _hint(options, word, word=True))

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from llamad.config.argv import OWNED_ENV, owned_findings
 from llamad.config.merging import EXTERNAL_KEYS, SOURCES
 from llamad.config.model import GatewayConfig, ServerConfig
-from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.owned import OWNED_ENV, owned_findings
+from llamad.config.problems import Finding, Position, Problem, ProblemKind
 from llamad.config.units import format_size
 from llamad.config.yamltree import Node
 from llamad.host.address import Address, TcpAddress, is_loopback
@@ -58,6 +58,11 @@ class Written:
                 where = entry.key if at_key and entry else below.position
         name = ".".join(map(str, ("servers", self.name, *path)))
         return Problem(where, name, message, kind, self.name, hint)
+
+    def found(self, finding: Finding) -> Problem:
+        """What was found wrong with an argument or a variable."""
+        one = finding
+        return self.problem(one.message, *one.path, hint=one.hint, kind=one.kind, at_key=one.at_key)
 
 
 def server_problems(server: Written, gateway: GatewayConfig | None) -> Iterator[Problem]:
@@ -120,8 +125,8 @@ def _only_external(server: Written) -> Iterator[Problem]:
 
 def _arguments(server: Written) -> Iterator[Problem]:
     config = server.config
-    for finding in owned_findings(config.args, config.extra_args):
-        yield server.problem(finding.message, *finding.path, hint=finding.hint, at_key=True)
+    for finding in owned_findings(config.args, config.extra_args, config.env):
+        yield server.found(finding)
 
 
 def _environment(server: Written) -> Iterator[Problem]:

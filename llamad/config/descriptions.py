@@ -42,9 +42,12 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "llama_server": "the program, where it is not the one above all servers",
         "aliases": "other names that requests may use for it",
         "gpus": "indices (nvidia-smi's order) or UUIDs; all; none; a list of lists gives each replica its own",
-        "args": "llama-server's own long options, with - or _; a list repeats the option, null leaves it out",
-        "extra_args": "words for the command line, passed through as they are",
-        "env": "variables of the process; no secrets here",
+        "args": (
+            "llama-server's own long options, with - or _, in any order; a list where the option takes several values, "
+            "a mapping where it takes JSON, null to take a default away; relative files start in models_dir"
+        ),
+        "extra_args": "words for the command line, one an item, in this order; relative files start in models_dir",
+        "env": "variables of the process, LLAMA_ARG_... among them; no secrets here",
         "port": "null: a private unix socket; a number: TCP on host (replica n: port + n)",
         "host": "where port is listened on",
         "replicas": "how many processes of it run",

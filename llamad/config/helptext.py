@@ -7,18 +7,30 @@ worth checking against is the one of the very binary that will run.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 DESCRIPTION_COLUMN = 40
 """Where descriptions begin (llama.cpp, common/arg.cpp, common_arg::to_string)."""
+_LOOSE_COLUMN = 34
+"""The same in ik_llama.cpp, and in llama.cpp before September 2024 (common/common.cpp, gpt_params_print_usage)."""
 
+_ENTRY = re.compile(r" {0,12}-{1,2}[A-Za-z]")
 _SPELLINGS = re.compile(r"-[^\s,]+(?:,\s+-[^\s,]+)*")
-_CHOICES = re.compile(r"[\[<]([\w+-]+(?:\|[\w+-]+)+)[\]>]|\{([\w+-]+(?:,[\w+-]+)+)\}")
+_CHOICES = re.compile(r"[\[<(]([\w+-]+(?:\|[\w+-]+)+)[\]>)]|\{([\w+-]+(?:,[\w+-]+)+)\}")
 _ALLOWED = re.compile(r"allowed values: ((?:[\w.+-]+, )*[\w.+-]+)")
 _LISTED = re.compile(r"(?:^|\n)\s*- ([\w.+-]+)(?: \(default\))?: ")
 _QUOTED = re.compile(r"'([\w.+-]+)'")
 _ENV = re.compile(r"\(env: (\w+)\)")
+_REPEATS = re.compile(
+    r"(can be|may be|can be specified|may be specified) (repeated|multiple times|more than once)"
+    r"|repeat (to specify|for)|specify multiple times",
+    re.IGNORECASE,
+)
+_GATHERED = frozenset(("--logit-bias", "--reverse-prompt", "--dry-sequence-breaker"))
+"""What llama.cpp gathers when it is repeated, though the help does not say so (common/arg.cpp)."""
+_JSON = re.compile(r"valid json object|JSON schema to|JSON that|inline JSON|json template parser", re.IGNORECASE)
+_FILE_WORDS = ("FILE", "FNAME", "PATH")
 _REMOVED = "the argument has been removed. "
+_DEPRECATED = "DEPRECATED in favor of "
 _EXPECTED = ("--model", "--host", "--port")
 """What every llama-server has, and no other program of llama.cpp has all of."""
 
@@ -38,6 +50,14 @@ class Option:
     env: str | None = None
     removed: str | None = None
     """For an option that is only listed to say that it is gone: what the help advises instead."""
+    deprecated: str | None = None
+    """For an option that will go: what the help advises instead."""
+    separator: str | None = None
+    """What stands between several values in its one word, where the help says that there may be several."""
+    repeats: bool = False
+    """Whether llama.cpp gathers the values of an option that is repeated; of any other it keeps the last one."""
+    json: bool = False
+    """Whether its value is JSON text."""
 
     @property
     def name(self) -> str:
@@ -63,10 +83,16 @@ class Option:
 
 
 class OptionTable:
-    """All options of one binary, by any spelling."""
+    """All options of one binary, by any spelling. `program` is what messages call that binary. With `loose`, its help
+    is of the kind that leaves options out, and the values of some (ik_llama.cpp's, and llama.cpp's before September
+    2024): what it does not list may be there all the same.
+    """
 
-    def __init__(self, options: tuple[Option, ...]) -> None:
+    def __init__(self, options: tuple[Option, ...], *, program: str = "llama-server", loose: bool = False) -> None:
         self.options = options
+        self.program = program
+        self.loose = loose
+        self.by_env = {option.env: option for option in options if option.env is not None}
         self._by_spelling: dict[str, Option] = {}
         self._by_word: dict[str, Option] = {}
         for option in options:
@@ -89,15 +115,10 @@ class OptionTable:
         option = self.find(key)
         return option is not None and any(bare(spelling) == bare(key) for spelling in option.negations)
 
-    def nearest(self, key: str) -> str | None:
-        """The spelling most like `key`, without its dashes."""
-        close = get_close_matches(bare(key), self._by_spelling, n=1, cutoff=0.7)
-        return close[0] if close else None
-
-    def nearest_word(self, word: str) -> str | None:
-        """The spelling most like `word`, with its dashes."""
-        close = get_close_matches(word, self._by_word, n=1, cutoff=0.7)
-        return close[0] if close else None
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every spelling, with its dashes."""
+        return tuple(self._by_word)
 
 
 def bare(spelling: str) -> str:
@@ -105,26 +126,33 @@ def bare(spelling: str) -> str:
     return spelling.lstrip("-").replace("_", "-")
 
 
-def parse_help(text: str) -> OptionTable:
-    """Read what `llama-server --help` prints. ValueError where it is not llama-server's."""
-    table = OptionTable(tuple(_option(head, description) for head, description in _entries(text)))
+def parse_help(text: str, program: str = "llama-server") -> OptionTable:
+    """Read what `llama-server --help` prints; `program` is what messages call it. ValueError where it is not
+    llama-server's.
+    """
+    lines = text.expandtabs().splitlines()
+    first = next((line for line in lines if _ENTRY.match(line)), "")
+    loose = first.startswith(" ")
+    entries = _entries(lines, _LOOSE_COLUMN if loose else DESCRIPTION_COLUMN)
+    options = [_option(head, description) for head, description in entries]
+    table = OptionTable(tuple(options), program=program, loose=loose)
     missing = [name for name in _EXPECTED if table.find(name) is None]
     if missing:
         raise ValueError(f"its --help tells of no {missing[0]}")
     return table
 
 
-def _entries(text: str) -> Iterator[tuple[str, str]]:
+def _entries(lines: list[str], column: int) -> Iterator[tuple[str, str]]:
     """The head (spellings and argument) and the description of each entry."""
     head, description = "", [""]
-    for line in text.splitlines():
-        if line.startswith("-") and not line.startswith("---"):
+    for line in lines:
+        if _ENTRY.match(line):
             if head:
                 yield head, "\n".join(description)
-            head, first = _split(line)
+            head, first = _split(line.strip())
             description = [first]
-        elif head and line.startswith(" " * DESCRIPTION_COLUMN):
-            description.append(line[DESCRIPTION_COLUMN:])
+        elif head and line.startswith(" " * column):
+            description.append(line[column:])
     if head:
         yield head, "\n".join(description)
 
@@ -140,35 +168,55 @@ def _split(line: str) -> tuple[str, str]:
 def _option(head: str, description: str) -> Option:
     match = _SPELLINGS.match(head)
     end = match.end() if match else 0
-    spellings = tuple(word.strip() for word in head[:end].split(","))
-    argument = head[end:].strip() or None
+    spellings = tuple(word.strip() for word in head[:end].split(",") if word.strip())
+    if spellings[-1].endswith("(s)"):  # --embedding(s)
+        spellings = (*spellings[:-1], spellings[-1][:-3], spellings[-1][:-3] + "s")
+    argument = head[end:].strip(" ,") or None
     positive = len(spellings)
     if argument is None:
         longs = [i for i, word in enumerate(spellings) if word.startswith("--") and not word.startswith("--no-")]
         positive = longs[-1] + 1 if longs else positive  # --no-host alone is a flag of its own
-    env = _ENV.search(description)
+    flat = " ".join(description.split())
+    env = _ENV.search(flat)
     words = tuple(dict.fromkeys(_LISTED.findall(description) + _QUOTED.findall(description)))
     return Option(
         spellings=spellings[:positive],
         negations=spellings[positive:],
         argument=argument,
-        choices=_choices(argument or "", description),
+        choices=_choices(argument or "", flat),
         words=words if argument else (),
         env=env[1] if env else None,
-        removed=_advice(description),
+        removed=_advice(flat, _REMOVED),
+        deprecated=(_advice(flat, _DEPRECATED) or "").partition(":")[0].strip("` ") or None,
+        separator=_separator(argument, flat),
+        repeats=argument is not None and (not _GATHERED.isdisjoint(spellings) or bool(_REPEATS.search(flat))),
+        json=argument is not None and _is_json(argument, flat),
     )
 
 
-def _advice(description: str) -> str | None:
-    """What the help says to use instead of an option that is gone."""
-    if not description.startswith(_REMOVED):
+def _separator(argument: str | None, description: str) -> str | None:
+    if argument is None:
         return None
-    return " ".join(description.removeprefix(_REMOVED).partition("(env:")[0].split())
+    if "separated by ';'" in description:
+        return ";"
+    several = re.search(r",\.\.|comma[- ]separate", f"{argument} {description}", re.IGNORECASE)
+    return "," if several or re.fullmatch(r"[\w-]+(,[\w-]+)+", argument) else None
+
+
+def _is_json(argument: str, description: str) -> bool:
+    return argument == "JSON" or (argument not in _FILE_WORDS and _JSON.search(description) is not None)
+
+
+def _advice(description: str, begin: str) -> str | None:
+    """What the help says to use instead of an option that is gone, or will go."""
+    if not description.startswith(begin):
+        return None
+    return description.removeprefix(begin).partition("(env:")[0].strip()
 
 
 def _choices(argument: str, description: str) -> tuple[str, ...] | None:
     bracket = _CHOICES.fullmatch(argument)
     if bracket:
         return tuple(re.split(r"[|,]", bracket[1] or bracket[2]))
-    allowed = _ALLOWED.search(" ".join(description.split())) if argument else None
+    allowed = _ALLOWED.search(description) if argument else None
     return tuple(allowed[1].split(", ")) if allowed else None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamad.config.argv import argument_problems
+from llamad.config.argv import argument_problems, given_options
 from llamad.config.checks import (
     PROGRAM_WORDS,
     Written,
@@ -20,9 +20,11 @@ from llamad.config.merging import SOURCES, merge_files, with_defaults
 from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
 from llamad.config.options import Binary, BinaryError, probe_binary
 from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.serverfiles import model_file, server_files
 from llamad.config.values import PATTERN_WORDS
+from llamad.config.variables import variable_problems
 from llamad.config.wording import Elsewhere, Typed, not_a_mapping, typed
-from llamad.config.world import Reader, credential_problems, device_problems, has_api_keys, model_problems
+from llamad.config.world import Reader, credential_problems, device_problems, file_problems, has_api_keys
 from llamad.config.yamltree import Node, mapping
 from llamad.host.address import UnixAddress
 from llamad.host.dirs import Directories
@@ -133,7 +135,7 @@ class _Load:
         self._reader = reader
         self._top = top
         self._copy_of = copy_of
-        self._probed: dict[str, Binary | BinaryError] = {}
+        self._probed: dict[tuple[str, tuple[tuple[str, str], ...]], Binary | BinaryError] = {}
 
     def run(self) -> Config:
         """The configuration, with defaults in the place of what was wrong."""
@@ -227,7 +229,10 @@ class _Load:
         program = head.llama_server if written is None else written.value
 
         def tell(key: str, _value: Node) -> str | None:
-            binary = self._probe(program) if isinstance(program, str) and is_program(program) else None
+            env = server.get("env")
+            variables = {name: one.node.text for name, one in env.entries.items()} if env is not None else {}
+            sound = isinstance(program, str) and is_program(program)
+            binary = self._probe(str(program), variables) if sound else None
             known = isinstance(binary, Binary) and binary.options.find(key) is not None
             return "it is an option of llama-server, and belongs below args:" if known else None
 
@@ -280,18 +285,22 @@ class _Load:
         if server.has("url"):
             return
         self.problems += device_problems(server, self._reader)
-        if "models_dir" not in head.bad:
-            self.problems += model_problems(server, self._reader)
         program = server.config.llama_server or head.value.llama_server
-        if not is_program(program) or not server.fine("llama_server") or "llama_server" in head.bad:
-            return
-        binary = self._probe(program)
+        sound = is_program(program) and server.fine("llama_server") and "llama_server" not in head.bad
+        binary = self._probe(program, server.config.env) if sound else None
+        files = model_file(server.config)
         if isinstance(binary, Binary):
             self.binaries[server.name] = binary
-            self._check_arguments(server, binary)
-            return
-        where, path = self._program_of(server)
-        self.problems.append(Problem(where, path, binary.message, ProblemKind.WORLD, server.name, binary.hint))
+            wrong = self._check_arguments(server, binary)
+            named = server_files(server.config, binary.options, head.value.models_dir)
+            files = ((path, file) for path, file in named if path[:2] not in wrong)
+        elif binary is not None:
+            where, path = self._program_of(server)
+            self.problems.append(
+                Problem(where, path, binary.message, ProblemKind.WORLD, server.name, binary.hint, binary.passing)
+            )
+        if "models_dir" not in head.bad:
+            self.problems += file_problems(server, files, self._reader)
 
     def _program_of(self, server: Written) -> tuple[Position, str]:
         """Where the program of a server is written, and the path of that key."""
@@ -301,24 +310,23 @@ class _Load:
             return default.position, "defaults.llama_server"
         return (self._top.get("llama_server") or self._top).position, "llama_server"
 
-    def _probe(self, program: str) -> Binary | BinaryError:
-        if program not in self._probed:
+    def _probe(self, program: str, env: Mapping[str, str]) -> Binary | BinaryError:
+        asked = (program, tuple(sorted(env.items())))
+        if asked not in self._probed:
             try:
                 cache = self._dirs.cache / OPTIONS_CACHE
-                self._probed[program] = probe_binary(program, cache=cache, environ=self._reader.environ)
+                self._probed[asked] = probe_binary(program, cache=cache, environ=self._reader.environ, env=env)
             except BinaryError as error:
-                self._probed[program] = error
-        return self._probed[program]
+                self._probed[asked] = error
+        return self._probed[asked]
 
-    def _check_arguments(self, server: Written, binary: Binary) -> None:
-        config = server.config
-        for finding in argument_problems(binary.options, config.args, config.extra_args):
-            self.problems.append(
-                server.problem(
-                    finding.message,
-                    *finding.path,
-                    hint=finding.hint,
-                    kind=ProblemKind.OPTION,
-                    at_key=finding.at_key,
-                )
-            )
+    def _check_arguments(self, server: Written, binary: Binary) -> set[tuple[str | int, ...]]:
+        """What the binary makes of a server's arguments; the first two steps of each path that is wrong."""
+        config, options = server.config, binary.options
+        own = frozenset(entry for entry in config.env if server.own.get("env", entry) is not None)
+        given = given_options(options, config.args, config.extra_args)
+        found = argument_problems(options, config.args, config.extra_args)
+        found += variable_problems(options, config.env, given, own)
+        for one in found:
+            self.problems.append(server.found(one))
+        return {one.path[:2] for one in found if one.kind is not ProblemKind.REMARK}

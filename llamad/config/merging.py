@@ -94,9 +94,10 @@ def _applies(key: str, server: Node, defaults: Node) -> bool:
 
 
 def _args_over(base: Node, top: Node) -> Node:
-    """As `_over`, where `ctx-size` and `ctx_size` are one key."""
-    if not base.entries:
-        return top
-    mine = {bare(key) for key in top.entries}
+    """As `_over`, where `ctx-size` and `ctx_size` are one key, and null takes a default away."""
+    if not (base.entries and top.entries):
+        return _over(base, top)
+    theirs, mine = ({bare(key) for key in node.entries} for node in (base, top))
     kept = {key: entry for key, entry in base.entries.items() if bare(key) not in mine}
-    return _over(mapping(base.position, kept), top)
+    said = {key: one for key, one in top.entries.items() if one.node.value is not None or bare(key) not in theirs}
+    return mapping(top.position, {**kept, **said})

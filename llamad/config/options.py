@@ -1,6 +1,7 @@
 """A llama-server binary and the options it knows: finds it, asks it (`--help`), and remembers the answer."""
 
 import contextlib
+import hashlib
 import json
 import os
 import selectors
@@ -11,21 +12,25 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llamad.config.helptext import Option, OptionTable, parse_help
+from llamad.config.variables import inherited, without_options
 from llamad.errors import LlamadError
 from llamad.host.files import read_text, replace_file, status
 
 __all__ = ["Binary", "BinaryError", "Option", "OptionTable", "parse_help", "probe_binary"]
 
-HELP_TIMEOUT = 5.0
+HELP_TIMEOUT = 30.0
+"""Seconds: a cold disk and the libraries of CUDA or ROCm (gigabytes) take their time."""
 MAX_HELP_BYTES = 1 << 20
-MAX_CACHED = 32
+MAX_CACHED = 64
 MAX_CACHE_BYTES = MAX_CACHED * 2 * MAX_HELP_BYTES
-_PASSED_ON = ("PATH", "HOME", "LD_LIBRARY_PATH")
+_DECIDE = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
+"""Inherited variables that may decide which libraries answer."""
 _WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
+_NO_LIBRARY = "a library it needs is not found: install it, or name its folder in env: {LD_LIBRARY_PATH: ...}"
 _STATUS = {
     126: "it is a script, and may not run what it calls: see that file's permissions, and those of its folders",
     127: "it is a script, and what it calls is not there",
@@ -44,28 +49,45 @@ class Binary:
 
 
 class BinaryError(LlamadError):
-    """There is no llama-server to be had from that name or path."""
+    """There is no llama-server to be had from that name or path; with `passing` there may be one the next time."""
+
+    passing = False
+
+
+class BinarySilentError(BinaryError):
+    """It did not answer in time."""
+
+    passing = True
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What tells one build at a path from another."""
+    """What tells one build at a path from another, and one answer of a build from another."""
 
     path: Path
     size: int
     mtime_ns: int
+    environment: str
+    """A digest of the variables that were given to it, which may hold secrets."""
 
 
-def probe_binary(name_or_path: str, *, cache: Path | None, environ: Mapping[str, str]) -> Binary:
-    """Find a llama-server (a name is looked up in PATH) and learn its options. Blocks for up to 5 s the first time;
-    then the answer comes from memory, or from the file `cache` (JSON; a broken one is ignored), while path, size and
-    mtime are the same. BinaryError says why there is none. May be called from several threads.
+_NO_ENV: Mapping[str, str] = {}
+
+
+def probe_binary(
+    name_or_path: str, *, cache: Path | None, environ: Mapping[str, str], env: Mapping[str, str] = _NO_ENV
+) -> Binary:
+    """Find a llama-server (a name is looked up in PATH) and learn its options, in the environment that its process will
+    have: `environ` is llamad's own, `env` the server's. Blocks for up to 30 s the first time; then the answer comes
+    from memory, or from the file `cache` (JSON; a broken one is ignored), while path, size, mtime and `env` are the
+    same. BinaryError says why there is none. May be called from several threads.
     """
-    file = _locate(name_or_path, environ)
+    env = without_options(env)
+    file = _locate(name_or_path, environ, env)
     with _lock:
         known = _memory.get(file)
         if known is None:
-            known = _probe(file, cache, environ)
+            known = _probe(file, cache, {**inherited(environ), **env})
             while len(_memory) >= MAX_CACHED:
                 del _memory[next(iter(_memory))]
             _memory[file] = known
@@ -82,11 +104,11 @@ def _probe(file: _File, cache: Path | None, environ: Mapping[str, str]) -> Binar
     table = None
     if text is not None:
         with contextlib.suppress(ValueError):
-            table = parse_help(text)
+            table = parse_help(text, str(file.path))
     if table is None:
         text = _ask(file.path, environ)
         try:
-            table = parse_help(text)
+            table = parse_help(text, str(file.path))
         except ValueError as error:
             message = f"{file.path} is another program, not llama-server: {error}"
             raise BinaryError(message, hint=_WRONG_PROGRAM) from None
@@ -96,7 +118,7 @@ def _probe(file: _File, cache: Path | None, environ: Mapping[str, str]) -> Binar
     return Binary(file.path, file.size, file.mtime_ns, table)
 
 
-def _locate(name: str, environ: Mapping[str, str]) -> _File:
+def _locate(name: str, environ: Mapping[str, str], env: Mapping[str, str]) -> _File:
     if "/" in name:
         path = Path(name)
     else:
@@ -111,15 +133,15 @@ def _locate(name: str, environ: Mapping[str, str]) -> _File:
         raise BinaryError(f"{path}: {error.strerror}", hint="llama_server names the program that will run") from None
     if stat.S_ISDIR(found_file.st_mode) or not os.access(path, os.X_OK):
         raise BinaryError(f"{path} is not executable", hint=f"chmod +x {path}, if it is llama-server")
-    return _File(path, found_file.st_size, found_file.st_mtime_ns)
+    decides = sorted(env.items()), [environ.get(name) for name in _DECIDE]
+    return _File(
+        path, found_file.st_size, found_file.st_mtime_ns, hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+    )
 
 
 def _ask(path: Path, environ: Mapping[str, str]) -> str:
     """What `path --help` prints to stdout. No CUDA device is shown to it: a question should not wake a GPU."""
-    env = {key: environ[key] for key in _PASSED_ON if key in environ} | {
-        "LC_ALL": "C.UTF-8",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    env = {**environ, "LC_ALL": "C.UTF-8", "CUDA_VISIBLE_DEVICES": ""}
     try:
         child = subprocess.Popen(
             [path, "--help"],
@@ -145,7 +167,7 @@ def _ask(path: Path, environ: Mapping[str, str]) -> str:
 
 
 def _read(path: Path, child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Read until both pipes are closed or the child has ended. BinaryError after 5 s, or when it talks without end."""
+    """Read until both pipes are closed or the child has ended. BinaryError after 30 s, or when it talks without end."""
     assert child.stdout is not None
     assert child.stderr is not None
     output = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
@@ -156,7 +178,7 @@ def _read(path: Path, child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
         while selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise _no_answer(path, f"has not ended {HELP_TIMEOUT:.0f} s after --help")
+                raise _silent(path)
             ready = selector.select(min(left, 0.1))
             for key, _ in ready:
                 data = os.read(key.fd, 65536)
@@ -164,12 +186,13 @@ def _read(path: Path, child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
                     selector.unregister(key.fd)
                 output[key.fd] += data
                 if len(output[key.fd]) > MAX_HELP_BYTES:
-                    raise _no_answer(path, f"prints more than {MAX_HELP_BYTES >> 20} MiB to --help")
+                    words = f"it prints more than {MAX_HELP_BYTES >> 20} MiB to --help"
+                    raise BinaryError(f"{path} is another program, not llama-server: {words}", hint=_WRONG_PROGRAM)
             if not ready and _has_ended(child):
                 break  # something it started keeps the pipes open
         while not _has_ended(child):  # it closed its output and goes on
             if time.monotonic() > deadline:
-                raise _no_answer(path, f"has not ended {HELP_TIMEOUT:.0f} s after --help")
+                raise _silent(path)
             time.sleep(0.005)
     out, err = output.values()
     return bytes(out), bytes(err)
@@ -179,8 +202,9 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _no_answer(path: Path, what: str) -> BinaryError:
-    return BinaryError(f"{path} is another program, not llama-server: it {what}", hint=_WRONG_PROGRAM)
+def _silent(path: Path) -> BinaryError:
+    hint = "a cold disk, or a GPU driver that hangs: run it by hand to see; if it is llama-server, llamad tries again"
+    return BinarySilentError(f"{path} has not ended {HELP_TIMEOUT:g} s after --help", hint=hint)
 
 
 def _judge(path: Path, status: int, out: bytes, err: bytes) -> str:
@@ -195,7 +219,7 @@ def _judge(path: Path, status: int, out: bytes, err: bytes) -> str:
     if status != 0 and b"--model" not in out:
         last = err.decode(errors="replace").strip().rpartition("\n")[2][:300]
         said = f": {last}" if last else ""
-        hint = "a library it needs is not installed" if "shared librar" in last else _STATUS.get(status, _WRONG_PROGRAM)
+        hint = _NO_LIBRARY if "shared librar" in last else _STATUS.get(status, _WRONG_PROGRAM)
         raise BinaryError(f"{path} --help ended with status {status}{said}", hint=hint)
     return out.decode(errors="replace")
 
@@ -205,7 +229,10 @@ def _read_cache(cache: Path) -> dict[_File, str]:
     try:
         entries = json.loads(read_text(cache, most=MAX_CACHE_BYTES))["help"]
         return {
-            _File(Path(str(one["path"])), int(one["size"]), int(one["mtime_ns"])): str(one["text"]) for one in entries
+            _File(Path(str(one["path"])), int(one["size"]), int(one["mtime_ns"]), str(one["environment"])): str(
+                one["text"]
+            )
+            for one in entries
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -213,11 +240,8 @@ def _read_cache(cache: Path) -> dict[_File, str]:
 
 def _write_cache(cache: Path, texts: Mapping[_File, str]) -> None:
     """Replace the cache in one step. It only saves time: where it cannot be written, the next start asks again."""
-    newest = {file.path: (file, text) for file, text in texts.items()}  # one build a path
-    entries = [
-        {"path": str(file.path), "size": file.size, "mtime_ns": file.mtime_ns, "text": text}
-        for file, text in list(newest.values())[-MAX_CACHED:]
-    ]
+    newest = {(file.path, file.environment): (file, text) for file, text in texts.items()}  # one build a path
+    entries = [{**asdict(file), "path": str(file.path), "text": text} for file, text in newest.values()]
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(cache, json.dumps({"help": entries}).encode())
+        replace_file(cache, json.dumps({"help": entries[-MAX_CACHED:]}).encode())

@@ -19,6 +19,8 @@ class ProblemKind(Enum):
     """Wrong on the machine (model not there, binary missing): fails its server; refuses a reload that would stop a
     running one.
     """
+    REMARK = "remark"
+    """Worth knowing; stops nothing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,10 +47,25 @@ class Problem:
     kind: ProblemKind = ProblemKind.TEXT
     server: str | None = None
     hint: str | None = None
+    passing: bool = False
+    """It may be over by itself: worth another try."""
 
     def __str__(self) -> str:
         where = f"{self.position}: {self.path}: " if self.path else f"{self.position}: "
         return where + with_hint(self.message, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with one argument or variable of a server, at a key path within it (`args.ctx_size`,
+    `extra_args.0`). `at_key`: it is the key, not its value, that is wrong.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str | None = None
+    at_key: bool = True
+    kind: ProblemKind = ProblemKind.OPTION
 
 
 def told(problems: Iterable[Problem]) -> tuple[str, ...]:

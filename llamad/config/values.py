@@ -59,21 +59,17 @@ Flag = Annotated[bool, Field(strict=True)]
 Gpu = int | str
 """An index in nvidia-smi's order, or a UUID."""
 ArgScalar = bool | int | float | str
-ArgValue = ArgScalar | tuple[ArgScalar, ...] | None
+ArgValue = ArgScalar | tuple[Any, ...] | Mapping[str, Any] | None
+"""A list is of scalars, but for an option that takes JSON."""
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
 
 
 def _argument(value: object) -> object:
-    """One value of `args`, or a list of them."""
-    items = value if isinstance(value, list | tuple) else (value,)
-    for item in items:
-        if not isinstance(item, bool | int | float | str) and not (item is None and item is value):
-            raise ValueError("must be one value or a list of values")
+    """One value of `args`, a list of them, or what is to become JSON."""
     return tuple(value) if isinstance(value, list) else value
 
 
-_ARG_SCALAR_SCHEMA = {"type": ["boolean", "number", "string"]}
-_ARG_SCHEMA: dict[str, Any] = {"type": ["boolean", "number", "string", "array", "null"], "items": _ARG_SCALAR_SCHEMA}
+_ARG_SCHEMA: dict[str, Any] = {"type": ["boolean", "number", "string", "array", "object", "null"]}
 Argument = Annotated[ArgValue, PlainValidator(_argument), WithJsonSchema(_ARG_SCHEMA)]
 
 

@@ -2,21 +2,20 @@
 
 import os
 import pwd
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from llamad.config.checks import Written
+from llamad.config.filefaults import file_fault, first_part, parts_of
+from llamad.config.optionfiles import NamedFile, Use, is_output
 from llamad.config.problems import Problem, ProblemKind
 from llamad.config.yamltree import Node
 from llamad.host.devices import count_gpus
 from llamad.host.files import read_bytes, status
-from llamad.host.gguf import GgufError, read_header, split_part
-from llamad.host.sandbox import hidden_by, hidden_hint, unreadable_hint
+from llamad.host.sandbox import hidden_by
 
 KEYS_CREDENTIAL = "api-keys"
-_MOST_PARTS = 999
-"""Of a split model; a name that speaks of more is somebody's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +34,34 @@ class Reader:
         return Path(folder) if folder else None
 
 
-def model_problems(server: Written, reader: Reader) -> Iterator[Problem]:
-    """Whether the model's file can be loaded, by its header: llama-server judges the rest."""
-    model = server.config.model
-    if model is None:
-        return
-    for part in _parts(model):
-        found = _model_fault(part, reader)
-        if found:
+NamedFiles = Iterable[tuple[tuple[str | int, ...], NamedFile]]
+"""What a server's configuration names, each with its key path."""
+
+
+def file_problems(server: Written, files: NamedFiles, reader: Reader) -> Iterator[Problem]:
+    """Whether the model (by its header: llama-server judges the rest), and whatever else the server names, is there and
+    can be used.
+    """
+    for path, named in files:
+        first = None if is_output(named.use) else first_part(named.path)
+        if first is not None:
+            words = f"{named.path.name} is a later part of a split model: name the first one"
+            kind = ProblemKind.TEXT if named.use is Use.MODEL else ProblemKind.OPTION
+            yield server.problem(words, *path, hint=f"write {first.name}", kind=kind)
+            continue
+        found = _fault(named, reader)
+        if found is not None:
             message, hint = found
-            yield server.problem(message, "model", hint=hint, kind=ProblemKind.WORLD)
-            return
+            yield server.problem(message, *path, hint=hint, kind=ProblemKind.WORLD)
 
 
-def _parts(model: Path) -> list[Path]:
-    """All files of a split model (`name-00001-of-0000N.gguf`), which llama-server finds by itself."""
-    part = split_part(model.name)
-    if part is None or part.count > _MOST_PARTS:
-        return [model]
-    numbers = range(1, part.count + 1)
-    return [model, *(model.with_name(replace(part, number=number).file_name) for number in numbers)]
-
-
-def _model_fault(path: Path, reader: Reader) -> tuple[str, str | None] | None:
-    """What is wrong with one file of a model, and what to do."""
-    try:
-        read_header(path)
-    except FileNotFoundError:
-        return f"there is no {path}", _missing_hint(path, reader)
-    except PermissionError:
-        return f"{path} cannot be read: permission denied", unreadable_hint(path, reader.environ)
-    except IsADirectoryError:
-        return f"{path} is a folder, not a model", "name the .gguf file in it"
-    except OSError as error:  # a pipe, a disk that fails
-        return f"{path} cannot be read: {error.strerror}", None
-    except GgufError as error:
-        return f"{path} is not usable: {error}", "llama.cpp loads whole GGUF files only: fetch it again"
-    return _service_fault(path, reader)
-
-
-def _missing_hint(path: Path, reader: Reader) -> str | None:
-    if "~" in path.parts:
-        return "~ is not expanded: write the whole path"
-    return hidden_hint(path, reader.environ)
+def _fault(named: NamedFile, reader: Reader) -> tuple[str, str | None] | None:
+    fault = file_fault(named, reader.environ)
+    if fault is not None:
+        return fault.message, fault.hint
+    if is_output(named.use):
+        return None
+    return next((found for one in parts_of(named.path) if (found := _service_fault(one, reader)) is not None), None)
 
 
 def _service_fault(path: Path, reader: Reader) -> tuple[str, str] | None:

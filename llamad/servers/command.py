@@ -6,17 +6,17 @@ a running process is what the operator wants.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamad.config.argv import arguments
+from llamad.config.argv import arguments, given_options
 from llamad.config.model import LimitsConfig, ServerConfig
+from llamad.config.optionfiles import NamedFile
 from llamad.config.options import Binary, OptionTable
+from llamad.config.serverfiles import server_files
+from llamad.config.variables import inherited, option_of, with_cache, with_paths
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.host.devices import device_environment
-
-_NOT_INHERITED = ("LLAMA_ARG_", "LLAMA_API_KEY", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "LLAMAD_", "INVOCATION_ID")
-"""llamad's own environment reaches a child but for these: they would change the command line behind the file's back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Launch:
     limits: LimitsConfig
     model: Path | None
     gpus_asked: bool
+    files: tuple[NamedFile, ...] = field(default=(), repr=False)
+    """What has to be there before a start: the model, and what the arguments and variables name."""
 
     def argv(self, address: Address) -> list[str]:
         """The words of the command line of a start that listens on `address`."""
@@ -51,28 +53,33 @@ class Launch:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
 
-def build_launch(server: ServerConfig, index: int, binary: Binary) -> Launch:
-    """The launch of replica `index` of a server that llamad runs. ValueError where `args` do not fit the binary."""
-    words = arguments(binary.options, server.args, server.extra_args)
+def build_launch(server: ServerConfig, index: int, binary: Binary, models_dir: Path) -> Launch:
+    """The launch of replica `index` of a server that llamad runs; relative paths in `args`, `extra_args` and `env`
+    start at `models_dir`. ValueError where `args` do not fit the binary.
+    """
+    options = binary.options
+    words = arguments(options, server.args, server.extra_args, models_dir)
     gpus = server.gpus_of(index)
-    environment = {**device_environment(gpus), **server.env}
+    environment = {**device_environment(gpus), **with_paths(options, server.env, models_dir)}
     source = ["--model", str(server.model)] if server.model is not None else ["--hf-repo", str(server.hf_repo)]
     return Launch(
         binary=binary.path,
-        arguments=(*source, *words, *_own_options(server, binary.options, words)),
+        arguments=(*source, *words, *_own_options(server, options)),
         environment=tuple(sorted(environment.items())),
         credentials=tuple(sorted(server.env_credentials.items())),
         port=None if server.port is None else TcpAddress(server.host, server.port + index),
         limits=server.limits,
         model=server.model,
         gpus_asked=gpus is not None and gpus != "none",
+        files=tuple(named for _, named in server_files(server, options, models_dir)),
     )
 
 
-def _own_options(server: ServerConfig, options: OptionTable, words: tuple[str, ...]) -> list[str]:
+def _own_options(server: ServerConfig, options: OptionTable) -> list[str]:
     """What llamad adds where the binary knows it and the operator did not say: the name clients see, and /metrics."""
     own = []
-    given = {option.name for word in words if word.startswith("-") and (option := options.find(word)) is not None}
+    given = set(given_options(options, server.args, server.extra_args))
+    given |= {option.name for name in server.env if (option := option_of(options, name)) is not None}
     alias = options.find("alias")
     if alias is not None and alias.name not in given:
         own += ["--alias", server.name]
@@ -84,7 +91,6 @@ def _own_options(server: ServerConfig, options: OptionTable, words: tuple[str, .
         layers is not None
         and "auto" in layers.words
         and layers.name not in given
-        and layers.env not in server.env
         and server.gpus_of(0) not in (None, "none")
     ):
         own += ["--n-gpu-layers", "auto"]  # its default: but only one that is told so warns that there is no GPU
@@ -92,8 +98,7 @@ def _own_options(server: ServerConfig, options: OptionTable, words: tuple[str, .
 
 
 def child_environment(
-    launch: Launch, inherited: Mapping[str, str], secrets: Mapping[str, str], *, cache: Path
+    launch: Launch, environ: Mapping[str, str], secrets: Mapping[str, str], *, cache: Path
 ) -> dict[str, str]:
     """The whole environment of a child: llamad's own less what would leak or interfere, then the launch's."""
-    kept = {key: value for key, value in inherited.items() if not key.startswith(_NOT_INHERITED)}
-    return {"LLAMA_CACHE": str(cache), **kept, **dict(launch.environment), **secrets}
+    return with_cache({**inherited(environ), **dict(launch.environment), **secrets}, cache)

@@ -1,4 +1,4 @@
-"""A look at the program, the model and the port: before a start, what would fail anyway is named without trying, and
+"""A look at the program, the files and the port: before a start, what would fail anyway is named without trying, and
 after an end without a word, what can be seen of its cause.
 """
 
@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from llamad.config.filefaults import file_fault
+from llamad.config.optionfiles import Use
 from llamad.host.address import Address, TcpAddress
 from llamad.host.files import status
-from llamad.host.gguf import GgufError, read_header
-from llamad.host.sandbox import unreadable_hint
 from llamad.servers.board import Failure
 from llamad.servers.causes import quoted
 from llamad.servers.command import Launch
@@ -24,6 +24,11 @@ _LISTEN_HINTS = {
     errno.EADDRNOTAVAIL: "no interface of this host has that address: correct host",
     errno.EACCES: "a port below 1024 needs CAP_NET_BIND_SERVICE: use a higher one",
 }
+_HINTS = {
+    "missing": "put it there, or correct what names it",
+    "unreadable": "look at the disk",
+    "corrupt": "fetch it again",
+}
 
 
 def inspect(launch: Launch) -> Failure | None:
@@ -31,7 +36,13 @@ def inspect(launch: Launch) -> Failure | None:
     if (there := _fault_of(launch.binary)) is not None:
         hint = "install llama.cpp, or set llama_server:"
         return _permanent("binary-missing", f"{launch.binary} {there}", hint)
-    return None if launch.model is None else _inspect_model(launch.model)
+    for named in launch.files:
+        fault = file_fault(named, os.environ)
+        if fault is not None:
+            what, whose = ("the model ", "model") if named.use is Use.MODEL else ("", "file")
+            advice = fault.hint or _HINTS.get(fault.kind)
+            return Failure(f"{whose}-{fault.kind}", what + fault.message, advice, permanent=not fault.passing)
+    return None
 
 
 def _fault_of(binary: Path) -> str | None:
@@ -94,29 +105,6 @@ def _examine_libraries(launch: Launch, environ: Mapping[str, str]) -> Failure | 
             what = f"llama-server needs the library {quoted(library)}, which is not there"
             hint = "install the package that brings it, or set LD_LIBRARY_PATH in env"
             return _permanent("library-missing", what, hint)
-    return None
-
-
-def _inspect_model(model: Path) -> Failure | None:
-    try:
-        read_header(model)
-    except FileNotFoundError:
-        return _permanent(
-            "model-missing", f"the model {model} is not there", "put it there, or mend model: or models_dir:"
-        )
-    except IsADirectoryError:
-        return _permanent("model-missing", f"the model {model} is a folder", "model: names a .gguf file in it")
-    except PermissionError:
-        return _permanent(
-            "model-unreadable", f"the model {model} may not be read by llamad", unreadable_hint(model, os.environ)
-        )
-    except OSError as error:
-        why = f"the model {model} cannot be read: {error.strerror}"
-        if error.errno == errno.EINVAL:  # no disk will make a file of a pipe
-            return _permanent("model-unreadable", why, "model: names a .gguf file")
-        return Failure("model-unreadable", why, "look at the disk")
-    except GgufError as error:
-        return _permanent("model-corrupt", f"the model {model} is not usable: {error}", "fetch it again")
     return None
 
 

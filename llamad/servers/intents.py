@@ -1,6 +1,7 @@
 """From an accepted configuration to what is to run. Pure."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from llamad.config.loader import Loaded
 from llamad.config.model import Config, ServerConfig
@@ -21,11 +22,11 @@ def _intent(server: ServerConfig, config: Config, loaded: Loaded) -> Intent:
     if server.external:
         return Intent(server)
     full = server.model_copy(update={"llama_server": server.llama_server or config.llama_server})
-    launch_or_failure = [_launch(full, index, loaded) for index in range(server.replicas)]
+    launch_or_failure = [_launch(full, index, loaded, config.models_dir) for index in range(server.replicas)]
     return Intent(full, tuple(launch_or_failure))
 
 
-def _launch(server: ServerConfig, index: int, loaded: Loaded) -> Launch | Failure:
+def _launch(server: ServerConfig, index: int, loaded: Loaded, models_dir: Path) -> Launch | Failure:
     problems = loaded.of(server.name)
     for problem in problems:
         if problem.kind is ProblemKind.OPTION:
@@ -34,13 +35,13 @@ def _launch(server: ServerConfig, index: int, loaded: Loaded) -> Launch | Failur
     if binary is None:
         for problem in problems:
             if problem.path.endswith("llama_server"):
-                return _failure("binary-missing", problem)
+                return _failure("binary-silent" if problem.passing else "binary-missing", problem)
         return Failure("binary-missing", f"{server.llama_server} is not usable", permanent=True)
-    return build_launch(server, index, binary)
+    return build_launch(server, index, binary, models_dir)
 
 
 def _failure(cause: str, problem: Problem) -> Failure:
-    return Failure(cause, f"{problem.path}: {problem.message}", problem.hint, permanent=True)
+    return Failure(cause, f"{problem.path}: {problem.message}", problem.hint, permanent=not problem.passing)
 
 
 def refusals(loaded: Loaded, wanted: Mapping[str, Intent], running: Mapping[str, Intent]) -> tuple[Problem, ...]:
@@ -48,10 +49,13 @@ def refusals(loaded: Loaded, wanted: Mapping[str, Intent], running: Mapping[str,
     wrong in the world with a server that runs (a typo must not stop a running model). What an equal server already
     had is no reason: it is not touched.
     """
-    return tuple(
-        problem
-        for problem in loaded.problems
-        if problem.kind is ProblemKind.TEXT
-        or (problem.server is not None and wanted.get(problem.server) != running.get(problem.server)
-            and (problem.kind is ProblemKind.OPTION or problem.server in running))
-    )  # fmt: skip
+    changed = {name for name in {*wanted, *running} if wanted.get(name) != running.get(name)}
+
+    def refuses(problem: Problem) -> bool:
+        if problem.kind is ProblemKind.TEXT:
+            return True
+        if problem.kind is ProblemKind.OPTION:
+            return problem.server in changed
+        return problem.kind is ProblemKind.WORLD and problem.server in changed and problem.server in running
+
+    return tuple(filter(refuses, loaded.problems))

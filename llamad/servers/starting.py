@@ -7,7 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamad.config.filefaults import parts_of
 from llamad.config.model import ServerConfig
+from llamad.config.serverfiles import model_file
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
 from llamad.host.files import status
@@ -18,7 +20,7 @@ from llamad.servers.command import Launch, child_environment
 
 Mark = tuple[int, int, int, int] | None
 FileMarks = tuple[Mark, ...]
-"""Device, inode, size and mtime of the model and of the program; None for one that is not there."""
+"""Device, inode, size and mtime of each file that a start needs, the program last; None for one that is not there."""
 
 _launch_numbers = itertools.count(1)
 
@@ -70,14 +72,16 @@ class Prepared:
     environment: dict[str, str]
 
 
-async def file_marks(config: ServerConfig, around: Around) -> FileMarks:
-    """What the model and the program look like now; a thread looks, since a network disk may take its time."""
-    return await aside(_marks, config, around.environ.get("PATH"))
+async def file_marks(config: ServerConfig, launch: Launch | Failure, around: Around) -> FileMarks:
+    """What the files that a start needs look like now; a thread looks, since a network disk may take its time."""
+    return await aside(_marks, config, launch, around.environ.get("PATH"))
 
 
-def _marks(config: ServerConfig, path: str | None) -> FileMarks:
+def _marks(config: ServerConfig, launch: Launch | Failure, path: str | None) -> FileMarks:
+    named = [file for _, file in model_file(config)] if isinstance(launch, Failure) else launch.files
+    files = [part for one in named for part in parts_of(one.path)]
     found = shutil.which(config.llama_server or "llama-server", path=path)
-    return tuple(mark(one) for one in (config.model, Path(found) if found else None))
+    return tuple(mark(one) for one in (*files, Path(found) if found else None))
 
 
 def mark(path: Path | None) -> Mark:

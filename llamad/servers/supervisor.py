@@ -134,7 +134,7 @@ class Supervisor:
         else:
             restarts = self._view.restarts + (self._view.started_at is not None)
             self._beat.expect(None)  # a disk that hangs is no reason to end all the others
-            self._marks = await starting.file_marks(self._config, self._around)
+            self._marks = await starting.file_marks(self._config, self.launch, self._around)
             if isinstance(self.launch, Failure):
                 raise starting.CannotStartError(self.launch)
             self.inherited = False
@@ -164,6 +164,8 @@ class Supervisor:
         self._tell(failure, given_up=retry.given_up, delay=retry.delay)
         if await self._wait_for_reason(retry_at):
             self._failures = 0
+        elif isinstance(self.launch, Failure) and not self.launch.permanent:
+            self._around.reread()  # what to run has to be found out anew
 
     def _tell(self, failure: Failure, *, given_up: bool, delay: float | None) -> None:
         after = "not tried again by itself" if delay is None else f"tried again in {format_duration(delay)}"
@@ -187,7 +189,7 @@ class Supervisor:
                 if left <= FILE_POLL:
                     return False
             self._beat.expect(None)
-            marks = await starting.file_marks(self._config, self._around)
+            marks = await starting.file_marks(self._config, self.launch, self._around)
             if not self._marks:  # it was taken over: what it was started from is not known
                 self._marks = marks
             if marks != self._marks and marks == changed:  # it keeps still again: a copy that goes on is no reason
@@ -197,7 +199,7 @@ class Supervisor:
                         log,
                         logging.INFO,
                         self.key,
-                        "the model or the program changed: tried again now",
+                        "the program, the model or another file that it needs changed: tried again now",
                         event="file-changed",
                     )
                     return True

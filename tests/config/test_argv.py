@@ -1,19 +1,25 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.config.argv import OWNED, OWNED_ENV, Finding, argument_problems, arguments, owned_findings
+from llamad.config.argv import argument_files, argument_problems, arguments, given_options
 from llamad.config.helptext import OptionTable, parse_help
+from llamad.config.optionfiles import NamedFile, Use
+from llamad.config.owned import owned_findings
+from llamad.config.problems import Finding, ProblemKind
 from llamad.config.values import ArgValue
 from tests.config.files import HELP
 
 TABLE = parse_help(HELP.read_text())
+MODELS = Path("/models")
 OLD = parse_help("--model M   x\n--host H   x\n--port P   x\n--no-mmap   do not map\n")
 
 
 def words(args: dict[str, ArgValue], *extra: str, table: OptionTable = TABLE) -> tuple[str, ...]:
     assert argument_problems(table, args, extra) == []
-    return arguments(table, args, extra)
+    return arguments(table, args, extra, MODELS)
 
 
 @pytest.mark.parametrize(
@@ -28,11 +34,33 @@ def words(args: dict[str, ArgValue], *extra: str, table: OptionTable = TABLE) ->
         ({"ctx_size": None}, ""),
         ({"seed": -1}, "--seed -1"),
         ({"temp": 0.5}, "--temperature 0.5"),
-        ({"top_k": 40, "min_p": 0.05}, "--top-k 40 --min-p 0.05"),
+        ({"top_k": 40, "min_p": 0.05}, "--min-p 0.05 --top-k 40"),
+        ({"ctx_size": 1e3}, "--ctx-size 1000"),
+        ({"ctx_size": "1e3"}, "--ctx-size 1000"),
+        ({"ctx_size": " 8192 "}, "--ctx-size 8192"),
+        ({"tensor_split": (3, 1)}, "--tensor-split 3,1"),
+        ({"tensor_split": (3,)}, "--tensor-split 3"),
+        ({"tensor_split": "3,1"}, "--tensor-split 3,1"),
+        ({"device": ("CUDA0", "CUDA1")}, "--device CUDA0,CUDA1"),
+        ({"override_tensor": ("a=CPU", "b=CUDA0")}, "--override-tensor a=CPU,b=CUDA0"),
+        ({"override_kv": ("a=int:1", "b=bool:true")}, "--override-kv a=int:1,b=bool:true"),
+        ({"spec_type": ("ngram-mod", "draft-mtp")}, "--spec-type ngram-mod,draft-mtp"),
+        ({"samplers": ("top_k", "temperature")}, "--samplers top_k;temperature"),
+        ({"logit_bias": ("1+1", "2-1")}, "--logit-bias 1+1 --logit-bias 2-1"),
+        ({"dry_sequence_breaker": (":", "*")}, "--dry-sequence-breaker : --dry-sequence-breaker *"),
+        ({"mmproj": "p.gguf"}, "--mmproj /models/p.gguf"),
+        ({"mmproj": "/p.gguf"}, "--mmproj /p.gguf"),
+        ({"lora_scaled": ("a.gguf:0.5", "b:1.gguf:2")}, "--lora-scaled /models/a.gguf:0.5,/models/b:1.gguf:2"),
+        ({"log_file": "/var/log/x"}, "--log-file /var/log/x"),
+        ({"chat_template_kwargs": {"b": [1, None], "a": False}}, '--chat-template-kwargs {"a":~false,~"b":~[1,~null]}'),
+        ({"chat_template_kwargs": '{"a":~1}'}, '--chat-template-kwargs {"a":~1}'),
+        ({"json_schema": {"type": "object"}}, '--json-schema {"type":~"object"}'),
         ({"n_gpu_layers": "all"}, "--n-gpu-layers all"),
         ({"flash_attn": True}, "--flash-attn on"),
         ({"flash_attn": False}, "--flash-attn off"),
         ({"flash_attn": "auto"}, "--flash-attn auto"),
+        ({"flash_attn": 1}, "--flash-attn on"),
+        ({"flash_attn": "disabled"}, "--flash-attn off"),
         ({"fit": False}, "--fit off"),
         ({"lazy_mode": True}, "--lazy-mode on"),
         ({"cpu_strict": True}, "--cpu-strict 1"),
@@ -47,7 +75,7 @@ def words(args: dict[str, ArgValue], *extra: str, table: OptionTable = TABLE) ->
         ({"nkvo": True}, "--no-kv-offload"),
         ({"metrics": True}, "--metrics"),
         ({"metrics": False}, ""),
-        ({"lora": ("a.gguf", "b.gguf")}, "--lora a.gguf --lora b.gguf"),
+        ({"lora": ("a.gguf", "/b.gguf")}, "--lora /models/a.gguf,/b.gguf"),
         ({"override_kv": "a=int:1"}, "--override-kv a=int:1"),
         ({"control_vector_layer_range": (1, 20)}, "--control-vector-layer-range 1 20"),
         ({"control_vector_layer_range": "1 20"}, "--control-vector-layer-range 1 20"),
@@ -55,19 +83,32 @@ def words(args: dict[str, ArgValue], *extra: str, table: OptionTable = TABLE) ->
     ],
 )
 def test_from_typed_values_to_words(args: dict[str, ArgValue], expected: str) -> None:
-    assert words(args) == tuple(expected.split())
+    """`~` stands for a space within a word."""
+    args = {key: value.replace("~", " ") if isinstance(value, str) else value for key, value in args.items()}
+    assert words(args) == tuple(word.replace("~", " ") for word in expected.split())
 
 
-def test_the_order_is_the_one_written_and_extra_args_come_last() -> None:
-    assert words({"temp": 1, "ctx_size": 2}, "--verbose", "-ngl", "3") == (
-        "--temperature",
-        "1",
-        "--ctx-size",
-        "2",
-        "--verbose",
-        "-ngl",
-        "3",
-    )
+def test_args_have_an_order_of_their_own_and_extra_args_come_last_as_they_are() -> None:
+    """A mapping has no order: writing its keys in another one changes nothing, and so restarts nothing."""
+    args: dict[str, ArgValue] = {"temp": 1, "ctx_size": 2, "jinja": True, "gpt_oss_20b_default": True}
+    expected = ("--gpt-oss-20b-default", "--jinja", "--ctx-size", "2", "--temperature", "1", "--verbose", "-ngl", "3")
+    assert words(args, "--verbose", "-ngl", "3") == expected
+    assert words(dict(reversed(args.items())), "--verbose", "-ngl", "3") == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"ctx_size": 8192}, {"ctx-size": "8192"}),
+        ({"c": 8192}, {"--ctx_size": 8192.0}),
+        ({"flash_attn": True}, {"fa": "on"}),
+        ({"jinja": False}, {"no_jinja": True}),
+        ({"tensor_split": (3, 1)}, {"ts": "3,1"}),
+        ({"chat_template_kwargs": {"a": 1, "b": 2}}, {"chat_template_kwargs": {"b": 2, "a": 1}}),
+    ],
+)
+def test_two_ways_of_writing_one_value_are_one(one: dict[str, ArgValue], other: dict[str, ArgValue]) -> None:
+    assert words(one) == words(other)
 
 
 def test_a_value_with_spaces_stays_one_word() -> None:
@@ -81,7 +122,7 @@ def test_a_flag_that_an_older_build_knows_by_its_negation_only(value: ArgValue, 
 
 def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
     table = parse_help("--model M   x\n--host H   x\n--port P   x\n--no-tools LIST   x\n")
-    assert argument_problems(table, {"tools": "x"}, ())[0].message == "the binary knows no such option"
+    assert argument_problems(table, {"tools": "x"}, ())[0].message == "llama-server has no such option"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +138,18 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
         ({"jinja": "yes"}, "is a flag: true or false, not 'yes'"),
         ({"jinja": (True,)}, "is a flag: true or false, not a list"),
         ({"alias": True}, "takes a value (STRING), not true: write it in quotes if it is meant as text"),
+        ({"ctx_size": (1024, 512)}, "takes one value, not a list: llama-server would keep the last one only"),
+        ({"ctx_size": {"a": 1}}, "takes N, not a mapping"),
+        ({"ctx_size": (1, (2, 3))}, "takes N, not a list"),
+        ({"chat_template_kwargs": True}, "takes a value (STRING), not true: write it in quotes if it is meant as text"),
+        (
+            {"chat_template_kwargs": "{a: 1}"},
+            "takes JSON, and this is none: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+            ": write it as a YAML mapping, without quotes",
+        ),
+        ({"mmproj": ""}, "is empty: write a path, or leave the key out"),
+        ({"log_file": "x.log"}, "must be an absolute path, not 'x.log': llama-server writes there"),
+        ({"slot_save_path": "slots"}, "must be an absolute path, not 'slots': llama-server writes there"),
         ({"lora": ()}, "an empty list says nothing: leave the key out"),
         ({"control_vector_layer_range": (1, 2, 3)}, "takes two values (START END), not a list"),
         ({"control_vector_layer_range": 1}, "takes two values (START END), not 1"),
@@ -104,15 +157,15 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
 )
 def test_a_wrong_value(args: dict[str, ArgValue], message: str) -> None:
     [key] = args
-    assert argument_problems(TABLE, args, ()) == [Finding(key, message, at_key=False)]
+    assert argument_problems(TABLE, args, ()) == [Finding(("args", key), message, at_key=False)]
     with pytest.raises(ValueError, match=r".") as caught:
-        arguments(TABLE, args, ())
+        arguments(TABLE, args, (), MODELS)
     assert str(caught.value) == message
 
 
 def test_an_unknown_option_has_no_words() -> None:
-    with pytest.raises(ValueError, match="ctx_sise: the binary knows no such option"):
-        arguments(TABLE, {"ctx_sise": 1}, ())
+    with pytest.raises(ValueError, match="ctx_sise: llama-server has no such option"):
+        arguments(TABLE, {"ctx_sise": 1}, (), MODELS)
 
 
 @pytest.mark.parametrize(
@@ -121,62 +174,133 @@ def test_an_unknown_option_has_no_words() -> None:
         (["--verbose"], []),
         (["--ctx_size", "5"], []),
         (["--seed", "-1"], []),
-        (["--temp", "--verbose"], []),
         (["--control-vector-layer-range", "1", "20", "-v"], []),
-        (["-1"], [Finding(0, "the binary knows no option -1")]),
-        (["--frobnicate", "x", "-v"], [Finding(0, "the binary knows no option --frobnicate")]),
-        (["--verbos"], [Finding(0, "the binary knows no option --verbos", "did you mean --verbose?")]),
-        (["-v", "x"], [Finding(1, "'x' follows no option that takes a value")]),
-        (["--control-vector-layer-range", "1"], [Finding(1, "1 is followed by no value")]),
+        (["--logit-bias", "1+1", "--logit-bias", "2+1", "--jinja", "--jinja"], []),
+        (["--temp", "--verbose"], [(1, "--temp takes a number, not '--verbose'")]),
+        (["-1"], [(0, "llama-server has no option -1")]),
+        (["--frobnicate", "x", "-v"], [(0, "llama-server has no option --frobnicate")]),
+        (["--verbos"], [(0, "llama-server has no option --verbos", "did you mean --verbose?")]),
+        (["--no-mmap"], [(0, "llama-server has no option --no-mmap", "write load_mode: none")]),
+        (["-v", "x"], [(1, "'x' follows no option that takes a value")]),
+        (["--temp"], [(0, "--temp is followed by no value")]),
+        (["--control-vector-layer-range", "1"], [(1, "1 is followed by no value")]),
+        (["--ctx-size 8192"], [(0, "'--ctx-size 8192' is two words in one", 'write two: "--ctx-size", "8192"')]),
+        (["--alias my model"], [(0, "'--alias my model' is two words in one", 'write two: "--alias", "my model"')]),
+        (["--temp=5"], [(0, "llama-server takes no --temp=VALUE", 'write two words: "--temp", "VALUE"')]),
         (
-            ["--temp=5"],
-            [Finding(0, "llama-server takes no --temp=VALUE", 'write two words: "--temp", "VALUE"')],
-        ),
-        (
-            ["--draft", "5"],
+            ["-ot", "a=CPU", "--override-tensor", "b=CPU"],
             [
-                Finding(
-                    0,
-                    "this build of llama-server has removed --draft",
-                    "use --spec-draft-n-max or --spec-ngram-mod-n-max",
+                (
+                    2,
+                    "--override-tensor is given twice: llama-server would keep the last one only",
+                    "write it once, its values joined by ','",
                 )
             ],
         ),
+        (
+            ["-c", "1", "-c", "2"],
+            [(2, "-c is given twice: llama-server would keep the last one only", "write it once")],
+        ),
+        (["--chat-template-kwargs", "{}"], []),
+        (["--log-file", "x"], [(1, "--log-file must be an absolute path, not 'x': llama-server writes there")]),
+        (
+            ["--draft", "5"],
+            [(0, "llama-server no longer has --draft", "use --spec-draft-n-max or --spec-ngram-mod-n-max")],
+        ),
     ],
 )
-def test_extra_args(extra: list[str], expected: list[Finding]) -> None:
-    assert argument_problems(TABLE, {}, extra) == expected
+def test_extra_args(extra: list[str], expected: list[tuple[int, str] | tuple[int, str, str]]) -> None:
+    findings = [Finding(("extra_args", one[0]), one[1], one[2] if len(one) == 3 else None) for one in expected]
+    assert argument_problems(TABLE, {}, extra) == findings
 
 
-def test_owned_options_are_refused_without_a_binary_and_not_told_twice() -> None:
-    args: dict[str, ArgValue] = {"host": "x", "--api-key": "s", "m": "x", "no_models_autoload": True}
-    extra = ["--host", "h", "--hf_repo", "x", "--api-prefix=/x", "-v"]
-    assert [(one.path, one.at_key) for one in owned_findings(args, extra)] == [
-        (("args", "host"), True),
-        (("args", "--api-key"), True),
-        (("args", "m"), True),
-        (("args", "no_models_autoload"), True),
-        (("extra_args", 0), True),
-        (("extra_args", 2), True),
-        (("extra_args", 4), True),
+IK = """usage: llama-server [options]
+
+general:
+
+  -h,    --help, --usage          print usage and exit
+  -fa, --flash-attn (auto|on|off|0|1)
+                                  set Flash Attention (default: on)
+  -mla,  --mla-use                enable MLA (default: 3)
+  -no-fmoe, --no-fused-moe        disable fused MoE (default: enabled)
+  -mqkv,  --merge-qkv,            merge Q,K,V (default: 0)
+         --embedding(s)           restrict to only support embedding use case
+         --lora FNAME             apply LoRA adapter (can be repeated to use multiple adapters)
+         --lora-scaled FNAME S    apply LoRA adapter with user defined scaling S (can be repeated to
+                                  use multiple adapters)
+         --numa TYPE              attempt optimizations that help on some NUMA systems
+                                    - distribute: spread execution evenly over all nodes
+         --chat-template-kwargs JSON
+                                  sets additional params for the json template parser
+         --no-mmap                do not memory-map model
+  -m,    --model FNAME            model path
+         --host HOST              ip address to listen (default: 127.0.0.1)
+         --port PORT              port to listen (default: 8080)
+"""
+"""As ik_llama.cpp prints it (common/common.cpp, gpt_params_print_usage): not all that it takes, nor every value."""
+
+
+def test_a_help_of_the_kind_that_leaves_options_out() -> None:
+    table = parse_help(IK, "/opt/ik/llama-server")
+    assert table.loose
+    args: dict[str, ArgValue] = {
+        "flash_attn": True, "mla_use": 3, "no_fused_moe": True, "merge_qkv": True, "mmap": False, "embeddings": True,
+        "lora": ("a", "b"), "lora_scaled": ("c", 0.5), "chat_template_kwargs": {"a": 1},
+    }  # fmt: skip
+    assert words(args, "-rtr", "-amb", "512", "-ot", "x=CPU", "-ot", "y=CPU", "-ser", "3", table=table) == (
+        "--embeddings", "--merge-qkv", "--mla-use", "3", "--no-fused-moe", "--no-mmap",
+        "--chat-template-kwargs", '{"a": 1}', "--flash-attn", "on", "--lora", "/models/a", "--lora", "/models/b",
+        "--lora-scaled", "/models/c", "0.5", "-rtr", "-amb", "512", "-ot", "x=CPU", "-ot", "y=CPU", "-ser", "3",
+    )  # fmt: skip
+    unlisted = Finding(
+        ("args", "amb"),
+        "/opt/ik/llama-server has no such option",
+        "its --help does not list all it has: write what is not listed in extra_args",
+    )
+    assert argument_problems(table, {"amb": 512}, ()) == [unlisted]
+
+
+def test_the_files_that_arguments_name() -> None:
+    args: dict[str, ArgValue] = {
+        "mmproj": "p.gguf", "lora": ("a.gguf", "/b.gguf"), "lora_scaled": "c.gguf:0.5,d.gguf",
+        "slot_save_path": "/slots", "path": "www", "log_prompts_dir": "/prompts",
+        "ctx_size": 1, "hf_file": "x.gguf", "nonsense": "y", "model": "z.gguf",
+    }  # fmt: skip
+    extra = ["-md", "draft.gguf", "--grammar-file", "/g", "--ctx-size", "5", "-m", "z", "--media-path"]
+    found = list(argument_files(TABLE, args, extra, MODELS))
+    assert found == [
+        (("args", "mmproj"), NamedFile(Path("/models/p.gguf"), Use.READ)),
+        (("args", "lora", 0), NamedFile(Path("/models/a.gguf"), Use.READ)),
+        (("args", "lora", 1), NamedFile(Path("/b.gguf"), Use.READ)),
+        (("args", "lora_scaled"), NamedFile(Path("/models/c.gguf"), Use.READ)),
+        (("args", "lora_scaled"), NamedFile(Path("/models/d.gguf"), Use.READ)),
+        (("args", "slot_save_path"), NamedFile(Path("/slots"), Use.FILLED)),
+        (("args", "path"), NamedFile(Path("/models/www"), Use.FOLDER)),
+        (("args", "log_prompts_dir"), NamedFile(Path("/prompts"), Use.MADE)),
+        (("extra_args", 1), NamedFile(Path("/models/draft.gguf"), Use.READ)),
+        (("extra_args", 3), NamedFile(Path("/g"), Use.READ)),
     ]
-    assert argument_problems(TABLE, args, extra[:4]) == []
-    assert argument_problems(OLD, {}, ["--api-key", "x"]) == []
+    assert arguments(TABLE, {}, extra[:4], MODELS) == ("-md", "/models/draft.gguf", "--grammar-file", "/g")
+    old = parse_help(IK)
+    pair: dict[str, ArgValue] = {"lora_scaled": ("c", 0.5)}
+    assert [named.path for _, named in argument_files(old, pair, (), MODELS)] == [MODELS / "c"]
+    assert [named.path for _, named in argument_files(old, {"lora_scaled": "c 0.5"}, (), MODELS)] == [MODELS / "c"]
 
 
-def test_what_is_owned_is_known_by_all_its_spellings() -> None:
-    """A build that gives an owned option another spelling has to be noticed here."""
-    missing = set()
-    for spelling in OWNED:
-        option = TABLE.find_word(spelling)
-        assert option is not None, spelling
-        missing |= {*option.spellings, *option.negations} - set(OWNED)
-    assert missing == set()
+def test_an_option_that_will_go_is_a_remark() -> None:
+    table = parse_help(
+        IK.replace("attempt optimizations", "DEPRECATED in favor of `--load-mode`: attempt optimizations")
+    )
+    remark = "llama.cpp will drop this option", "--load-mode takes its place"
+    for args, extra, path in ({"numa": "x"}, [], ("args", "numa")), ({}, ["--numa", "x"], ("extra_args", 0)):
+        assert argument_problems(table, args, extra) == [Finding(path, *remark, kind=ProblemKind.REMARK)]
 
 
-def test_what_is_owned_as_a_variable_is_an_owned_options() -> None:
-    by_env = {option.env: option for option in TABLE.options if option.env}
-    assert all(by_env[name].name in OWNED for name in OWNED_ENV)
+def test_what_is_given_and_where() -> None:
+    args: dict[str, ArgValue] = {"c": 1, "no_jinja": True, "nonsense": 1}
+    assert given_options(TABLE, args, ["-a", "x", "nonsense"]) == {
+        "--alias": "extra_args.0", "--ctx-size": "args.c", "--jinja": "args.no_jinja"
+    }  # fmt: skip
 
 
 @given(
@@ -187,11 +311,12 @@ def test_what_is_owned_as_a_variable_is_an_owned_options() -> None:
         | st.integers()
         | st.floats()
         | st.text()
-        | st.lists(st.integers() | st.text()).map(tuple),
+        | st.lists(st.integers() | st.text()).map(tuple)
+        | st.dictionaries(st.text(), st.integers()),
         max_size=4,
     )
 )
 def test_what_has_no_problem_has_words_that_have_none(args: dict[str, ArgValue]) -> None:
-    args = {key: value for key, value in args.items() if not owned_findings({key: value}, ())}
+    args = {key: value for key, value in args.items() if not list(owned_findings({key: value}, (), {}))}
     if not argument_problems(TABLE, args, ()):
-        assert argument_problems(TABLE, {}, arguments(TABLE, args, ())) == []
+        assert argument_problems(TABLE, {}, arguments(TABLE, args, (), MODELS)) == []

@@ -57,7 +57,7 @@ def test_every_entry_of_a_real_help_is_read(table: OptionTable) -> None:
                 env="LLAMA_ARG_ROPE_SCALING_TYPE",
             ),
         ),
-        ("device", Option(("-dev", "--device"), argument="<dev1,dev2,..>", env="LLAMA_ARG_DEVICE")),
+        ("device", Option(("-dev", "--device"), argument="<dev1,dev2,..>", env="LLAMA_ARG_DEVICE", separator=",")),
         ("list-devices", Option(("--list-devices",))),
         (
             "cache-type-k",
@@ -118,11 +118,72 @@ def test_names_and_negations(table: OptionTable) -> None:
     assert [table.negates(key) for key in ("nkvo", "kvo", "nothing")] == [True, False, False]
 
 
-def test_the_nearest_spelling(table: OptionTable) -> None:
-    assert table.nearest("ctx_sise") == "ctx-size"
-    assert table.nearest("frobnicate") is None
-    assert table.nearest_word("--flash-atn") == "--flash-attn"
-    assert table.nearest_word("frobnicate") is None
+@pytest.mark.parametrize(
+    ("key", "separator"),
+    [
+        ("tensor-split", ","), ("device", ","), ("lora", ","), ("override-kv", ","), ("spec-type", ","),
+        ("fit-target", ","), ("samplers", ";"), ("ctx-size", None), ("mmproj", None), ("rope-scaling", None),
+    ],
+)  # fmt: skip
+def test_what_stands_between_several_values(table: OptionTable, key: str, separator: str | None) -> None:
+    assert option(table, key).separator == separator
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "apply LoRA adapter (can be repeated to use multiple adapters)",
+        "advanced option to override model metadata by key. may be specified multiple times.",
+        "an input file (repeat to specify multiple files)",
+        "canonical speculative stage entry; repeat for a supported two-stage chain.",
+    ],
+)
+def test_what_older_builds_gather(words: str) -> None:
+    assert option(parse_help(f"{MINIMAL}--some FNAME   {words}\n"), "some").repeats
+
+
+def test_what_is_json(table: OptionTable) -> None:
+    assert {one.name for one in table.options if one.json} == {
+        "--json-schema", "--webui-config", "--mcp-servers-json", "--chat-template-kwargs"
+    }  # fmt: skip
+
+
+LOOSE = """usage: llama-server [options]
+
+general:
+
+  -h,    --help, --usage          print usage and exit
+         --version                show version and build info
+  -fa, --flash-attn (auto|on|off|0|1)
+                                  set Flash Attention (default: on)
+  -mqkv,  --merge-qkv,            merge Q,K,V (default: 0)
+         --embedding(s)           restrict to only support embedding use case
+         --numa TYPE              attempt optimizations that help on some NUMA systems
+                                    - distribute: spread execution evenly over all nodes
+                                  --not an option
+  -nkvo, --no-kv-offload          disable KV offload
+  -m,    --model FNAME            model path
+         --host HOST              ip address to listen (default: 127.0.0.1)
+         --port PORT              port to listen (default: 8080)
+"""
+
+
+def test_the_help_of_ik_llama_and_of_older_builds() -> None:
+    """Two spaces before each option, seven more in the place of a short one; descriptions from column 35."""
+    table = parse_help(LOOSE)
+    assert table.loose
+    assert [one.spellings for one in table.options] == [
+        ("-h", "--help", "--usage"), ("--version",), ("-fa", "--flash-attn"), ("-mqkv", "--merge-qkv"),
+        ("--embedding", "--embeddings"), ("--numa",), ("-nkvo", "--no-kv-offload"), ("-m", "--model"),
+        ("--host",), ("--port",),
+    ]  # fmt: skip
+    assert option(table, "fa").choices == ("auto", "on", "off", "0", "1")
+    assert option(table, "numa").words == ("distribute",)
+    assert (option(table, "mqkv").argument, option(table, "m").argument) == (None, "FNAME")
+
+
+def test_todays_help_is_not_loose(table: OptionTable) -> None:
+    assert not table.loose
 
 
 def test_the_first_entry_of_a_spelling_counts() -> None:

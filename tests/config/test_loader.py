@@ -150,7 +150,7 @@ servers:
     memory: {0: 6G, host: 512M}
     restart: {max_retries: null, retry_failed_every: null, factor: 1.5}
     limits: {memory_max: 20G, cpu_weight: 200}
-    args: {temp: 0.5, lora: [x, y], seed: -1}
+    args: {temp: 0.5, tensor_split: [3, 1], seed: -1, chat_template_kwargs: {a: {b: on}}}
   b: {hf_repo: "org/name:Q4_K_M", start: on-demand, idle_timeout: 90}
   c: {url: "http://gpu2:8080", aliases: [far away]}
 """,
@@ -168,7 +168,8 @@ servers:
     assert a.memory == {0: 6 << 30, "host": 512 << 20}
     assert (a.restart.max_retries, a.restart.retry_failed_every, a.restart.factor) == (None, None, 1.5)
     assert (a.limits.memory_max, a.limits.cpu_weight) == (20 << 30, 200)
-    assert a.args == {"temp": 0.5, "lora": ("x", "y"), "seed": -1}
+    kwargs = {"a": {"b": True}}
+    assert a.args == {"temp": 0.5, "tensor_split": (3, 1), "seed": -1, "chat_template_kwargs": kwargs}
     assert (b.hf_repo, b.idle_timeout, b.may_make_way) == ("org/name:Q4_K_M", 90.0, True)
     assert (c.external, c.model, c.may_make_way) == (True, None, False)
 
@@ -219,7 +220,7 @@ servers:
     )
     a, b, c = config.servers.values()
     assert (a.restart.factor, a.restart.jitter) == (4, 0)
-    assert a.args == {"ctx-size": 2, "jinja": None, "temp": 1}
+    assert a.args == {"ctx-size": 2, "temp": 1}
     assert a.env == {"A": "1", "B": "2"}
     assert (a.start, a.idle_timeout) == ("on-demand", 300.0)
     assert (b.restart.factor, b.start, b.idle_timeout) == (3, "always", None)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llamad.config.model import LimitsConfig
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.config.options import Binary, parse_help
 from llamad.host.address import TcpAddress, UnixAddress
 from llamad.servers.command import Launch, build_launch, child_environment
@@ -25,7 +26,11 @@ OLD = Binary(
 
 
 def arguments(binary: Binary = BINARY, **config: Any) -> tuple[str, ...]:
-    return build_launch(a_server(**config), 0, binary).arguments
+    return a_launch_of(binary, **config).arguments
+
+
+def a_launch_of(binary: Binary = BINARY, index: int = 0, **config: Any) -> Launch:
+    return build_launch(a_server(**config), index, binary, Path("/models"))
 
 
 def test_the_model_comes_first_and_llamads_own_options_last() -> None:
@@ -35,7 +40,7 @@ def test_the_model_comes_first_and_llamads_own_options_last() -> None:
 
 
 def test_a_repository_in_the_place_of_a_model() -> None:
-    launch = build_launch(a_server(model=None, hf_repo="org/name:Q4_0"), 0, BINARY)
+    launch = a_launch_of(model=None, hf_repo="org/name:Q4_0")
     assert launch.arguments[:2] == ("--hf-repo", "org/name:Q4_0")
     assert launch.model is None
 
@@ -49,6 +54,31 @@ def test_an_alias_of_the_operators_own_stays(config: dict[str, Any]) -> None:
     assert "me" in words
 
 
+def test_what_the_operator_said_by_a_variable_is_said() -> None:
+    """llama.cpp takes the command line before a variable: what llamad adds would go before the operator's word."""
+    assert "--alias" not in arguments(env={"LLAMA_ARG_ALIAS": "me"})
+    assert "--metrics" not in arguments(env={"LLAMA_ARG_ENDPOINT_METRICS": "0"})
+
+
+def test_the_files_that_a_start_needs() -> None:
+    launch = a_launch_of(
+        args={"mmproj": "p.gguf"}, extra_args=("--grammar-file", "/g"), env={"LLAMA_ARG_LOG_FILE": "/x", "A": "b"}
+    )
+    assert launch.files == (
+        NamedFile(Path("/models/a.gguf"), Use.MODEL),
+        NamedFile(Path("/models/p.gguf"), Use.READ),
+        NamedFile(Path("/g"), Use.READ),
+        NamedFile(Path("/x"), Use.WRITTEN),
+    )
+    assert "/models/p.gguf" in launch.arguments
+
+
+def test_the_order_and_the_spelling_of_args_are_no_part_of_the_launch() -> None:
+    one = a_launch_of(args={"ctx_size": 8192, "jinja": True, "lora": ("a", "b")})
+    assert one == a_launch_of(args={"lora": "a,b", "no_jinja": False, "ctx-size": "8192"})
+    assert one != a_launch_of(args={"lora": "b,a", "no_jinja": False, "ctx-size": "8192"})
+
+
 def test_metrics_are_asked_for_once() -> None:
     assert arguments(args={"metrics": True}).count("--metrics") == 1
     assert arguments(extra_args=("--metrics",)).count("--metrics") == 1
@@ -60,7 +90,7 @@ def test_a_build_that_does_not_know_llamads_options_gets_none() -> None:
 
 def test_replicas_have_a_port_and_gpus_of_their_own() -> None:
     server = a_server(port=9000, host="::1", replicas=2, gpus=((0,), (1,)))
-    first, second = (build_launch(server, index, BINARY) for index in range(2))
+    first, second = (build_launch(server, index, BINARY, Path("/models")) for index in range(2))
     assert (first.port, second.port) == (TcpAddress("::1", 9000), TcpAddress("::1", 9001))
     assert dict(first.environment)["CUDA_VISIBLE_DEVICES"] == "0"
     assert dict(second.environment)["CUDA_VISIBLE_DEVICES"] == "1"
@@ -68,7 +98,7 @@ def test_replicas_have_a_port_and_gpus_of_their_own() -> None:
 
 @pytest.mark.parametrize(("gpus", "asked"), [(None, False), ("none", False), ("all", True), (((0,),), True)])
 def test_whether_gpus_are_asked_for(gpus: Any, *, asked: bool) -> None:
-    assert build_launch(a_server(gpus=gpus), 0, BINARY).gpus_asked is asked
+    assert a_launch_of(gpus=gpus).gpus_asked is asked
 
 
 @pytest.mark.parametrize(
@@ -112,7 +142,7 @@ def test_whether_it_works_with_other_hosts(launch: Launch, *, uses: bool) -> Non
 
 
 def test_env_goes_before_what_llamad_chose() -> None:
-    launch = build_launch(a_server(gpus=((0,),), env={"CUDA_VISIBLE_DEVICES": "3"}), 0, BINARY)
+    launch = a_launch_of(gpus=((0,),), env={"CUDA_VISIBLE_DEVICES": "3"})
     assert dict(launch.environment)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
@@ -124,7 +154,7 @@ def test_the_address_is_a_socket_or_a_port() -> None:
 
 
 def test_a_secret_is_named_in_the_launch_and_never_in_its_words() -> None:
-    launch = build_launch(a_server(env_credentials={"HF_TOKEN": "hf"}), 0, BINARY)
+    launch = a_launch_of(env_credentials={"HF_TOKEN": "hf"})
     assert launch.credentials == (("HF_TOKEN", "hf"),)
     assert not any("hf" in word for word in launch.argv(TcpAddress("h", 1)))
 
@@ -143,9 +173,7 @@ def test_equal_launches_have_one_fingerprint_and_any_change_another() -> None:
 
 
 def test_a_policy_is_no_part_of_the_launch() -> None:
-    plain, tuned = (
-        build_launch(a_server(idle_timeout=t, aliases=al), 0, BINARY) for t, al in ((None, ()), (5.0, ("x",)))
-    )
+    plain, tuned = (a_launch_of(idle_timeout=t, aliases=al) for t, al in ((None, ()), (5.0, ("x",))))
     assert plain == tuned
 
 
@@ -169,4 +197,8 @@ def test_a_child_inherits_all_but_what_would_leak_or_interfere() -> None:
         "LLAMA_ARG_THREADS": "8",
         "HF_TOKEN": "t",
     }
-    assert child_environment(a_launch(), {"LLAMA_CACHE": "/x"}, {}, cache=Path("/c")) == {"LLAMA_CACHE": "/x"}
+    home = {"HF_HOME": "/x"}
+    assert child_environment(a_launch(), home, {}, cache=Path("/c")) == home
+    assert child_environment(a_launch(), {}, home, cache=Path("/c")) == home
+    own = a_launch(environment=(("HF_HUB_CACHE", "/x"),))
+    assert child_environment(own, {}, {}, cache=Path("/c")) == {"HF_HUB_CACHE": "/x"}

@@ -4,12 +4,14 @@ import os
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from llamad.config import filefaults
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.host.address import TcpAddress, UnixAddress
-from llamad.servers import inspection
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 from llamad.servers.inspection import examine, inspect
@@ -63,7 +65,7 @@ def test_a_missing_model(launch: Launch) -> None:
 def test_a_model_that_is_a_folder(launch: Launch) -> None:
     found = failure(a_launch(binary=launch.binary, model=launch.binary.parent))
     assert found.cause == "model-missing"
-    assert found.message.endswith("is a folder")
+    assert found.message.endswith("is a folder, not a model")
 
 
 def test_a_model_that_is_none(launch: Launch) -> None:
@@ -74,29 +76,24 @@ def test_a_model_that_is_none(launch: Launch) -> None:
     assert "is not usable" in found.message
 
 
-@pytest.mark.parametrize(
-    ("path", "hint"),
-    [
-        ("/home/me/x.gguf", "sandbox hides that folder (ProtectHome=yes)"),
-        ("/srv/x.gguf", "needs to read it and to enter its folders"),
-    ],
-)
-def test_a_model_that_may_not_be_read(launch: Launch, path: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> None:
-        raise PermissionError
+def test_a_file_that_an_argument_names(launch: Launch) -> None:
+    missing = launch.binary.parent / "mmproj.gguf"
+    found = failure(replace(launch, files=(*launch.files, NamedFile(missing, Use.READ))))
+    assert (found.cause, found.message, found.permanent) == ("file-missing", f"{missing} is not there", True)
 
-    monkeypatch.setattr(inspection, "read_header", refuse)
-    monkeypatch.setenv("INVOCATION_ID", "x")
-    found = failure(a_launch(binary=launch.binary, model=Path(path)))
-    assert (found.cause, found.permanent) == ("model-unreadable", True)
-    assert hint in (found.hint or "")
+
+def test_a_missing_part_of_a_split_model(launch: Launch) -> None:
+    part = launch.binary.parent / "m-00001-of-00002.gguf"
+    part.write_bytes(gguf(tensors=1))
+    found = failure(a_launch(binary=launch.binary, model=part))
+    assert found.message == f"the model {part.with_name('m-00002-of-00002.gguf')} is not there"
 
 
 def test_a_disk_that_fails_is_tried_again(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(inspection, "read_header", fail)
+    monkeypatch.setattr(filefaults, "read_header", fail)
     found = failure(launch)
     assert (found.cause, found.permanent) == ("model-unreadable", False)
     assert "Input/output error" in found.message

@@ -1,6 +1,7 @@
 """From an accepted configuration to what is to run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_what_cannot_be_launched_has_its_reason(
     assert (failure.cause, failure.message, failure.permanent) == (cause, message, True)
 
 
+def test_a_program_that_did_not_answer_in_time_is_tried_again() -> None:
+    problem = replace(a_problem("llama_server", ProblemKind.WORLD), passing=True)
+    (failure,) = intents(a_config(a_server()), loaded(problem, binaries={}))["a"].launches
+    assert isinstance(failure, Failure)
+    assert (failure.cause, failure.permanent) == ("binary-silent", False)
+
+
 def test_a_missing_model_is_left_to_the_start() -> None:
     problem = a_problem("servers.a.model", ProblemKind.WORLD)
     assert isinstance(intents(a_config(a_server()), loaded(problem))["a"].launches[0], Launch)
@@ -85,6 +93,7 @@ OLD, NEW = an_intent("a"), an_intent("a", aliases=("x",))
         (ProblemKind.WORLD, "a", {}, False),
         (ProblemKind.WORLD, "a", {"a": NEW}, False),
         (ProblemKind.WORLD, None, {"a": OLD}, False),
+        (ProblemKind.REMARK, "a", {"a": OLD}, False),
     ],
 )
 def test_what_refuses_a_reload(

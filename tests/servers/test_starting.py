@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.host.address import TcpAddress, UnixAddress
 from llamad.host.dirs import Directories
 from llamad.servers import starting
-from llamad.servers.board import ReplicaKey
+from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.starting import CannotStartError, file_marks, mark, prepare, spawn_failure
 from tests.builders import a_launch
 from tests.stories import KEY, World, a_server, a_world, tell
@@ -30,15 +31,33 @@ def test_a_mark_tells_a_file_from_its_replacement(tmp_path: Path) -> None:
     assert mark(path) != first
 
 
-def test_model_and_program_are_marked(tmp_path: Path) -> None:
+def test_the_program_and_all_that_a_start_needs_are_marked(tmp_path: Path) -> None:
     async def story() -> None:
+        program, model = tmp_path / "llama-server", tmp_path / "m.gguf"
         with a_world() as world:
             around = replace(world.around, environ={"PATH": str(tmp_path)})
-            assert await file_marks(a_server(), around) == (None, None)
-            program = tmp_path / "llama-server"
+            failure = Failure("unknown-option", "it is not known", permanent=True)
+            assert await file_marks(a_server(), failure, around) == (None, None)
             program.touch(mode=0o755)
-            assert await file_marks(a_server(), around) == (None, mark(program))
-            assert await file_marks(a_server(llama_server="other", model=program), around) == (mark(program), None)
+            assert await file_marks(a_server(), failure, around) == (None, mark(program))
+            model.touch()
+            launch = a_launch(files=(NamedFile(model, Use.MODEL), NamedFile(tmp_path / "p.gguf", Use.READ)))
+            assert await file_marks(a_server(), launch, around) == (mark(model), None, mark(program))
+
+    tell(story)
+
+
+def test_each_part_of_a_split_model_is_marked(tmp_path: Path) -> None:
+    """A part that was missing when the server failed wakes it when it appears."""
+
+    async def story() -> None:
+        first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+        first.touch()
+        with a_world() as world:
+            launch = a_launch(model=first)
+            assert (await file_marks(a_server(), launch, world.around))[:2] == (mark(first), None)
+            second.touch()
+            assert (await file_marks(a_server(), launch, world.around))[:2] == (mark(first), mark(second))
 
     tell(story)
 

@@ -292,7 +292,7 @@ def test_a_changed_model_is_tried_at_once_when_it_keeps_still(tmp_path: Path) ->
     async def story() -> None:
         model = tmp_path / "model.gguf"
         with a_world(*[AT_ONCE] * 6) as world:
-            async with supervised(world, model=model) as one:
+            async with supervised(world, a_launch(model=model)) as one:
                 await one.until(State.FAILED)
                 failed_at = asyncio.get_running_loop().time()
                 for size in range(1, 20):  # a copy that goes on
