@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from llamad.config.helptext import bare
 from llamad.config.model import Config, ServerConfig
-from llamad.config.units import format_duration
+from llamad.config.units import format_duration, format_size
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
 
@@ -71,13 +72,20 @@ def _join(name: str, config: ServerConfig) -> Step:
     return Step(Action.ADD, name, ("starts by hand" if config.start == "manual" else "starts on demand",))
 
 
+_ONLY_LAUNCHED = ("args", "extra_args", "env")
+"""Keys that are nothing but what a launch is made of: where the launch is equal, they were only written otherwise."""
+
+
 def _compare(name: str, old: Intent, new: Intent) -> Step:
     reasons = tuple(changes(old.config, new.config))
-    if old == new:
-        return Step(Action.KEEP, name)
     common = min(len(old.launches), len(new.launches))
     same = old.launches[:common] == new.launches[:common] and old.config.url == new.config.url
     same = same and old.config.external == new.config.external
+    if same and len(old.launches) == len(new.launches):
+        new_words = {key: getattr(new.config, key) for key in _ONLY_LAUNCHED}
+        reasons = tuple(changes(old.config.model_copy(update=new_words), new.config))
+        if not reasons:
+            return Step(Action.KEEP, name)
     if same:
         return Step(Action.RETUNE, name, reasons)
     return Step(Action.REPLACE, name, reasons or _launch_reasons(old, new))
@@ -117,29 +125,55 @@ def _changes(path: str, old: Any, new: Any) -> Iterator[str]:
         for field in type(old).model_fields:
             yield from _changes(f"{path}.{field}" if path else field, getattr(old, field), getattr(new, field))
     elif isinstance(old, Mapping) and isinstance(new, Mapping):
+        if path == "args":  # ctx-size is ctx_size
+            old, new = ({bare(key).replace("-", "_"): one for key, one in side.items()} for side in (old, new))
         for key in sorted({*old, *new}, key=str):
             yield from _changes(f"{path}.{key}", old.get(key), new.get(key))
     elif path.startswith("env."):
         yield f"{path} changed"
     else:
-        show = _show_duration if _is_duration(path) else _show
-        yield f"{path} {show(old)} -> {show(new)}"
+        before, after = _written(path, old), _written(path, new)
+        if before != after:
+            yield f"{path} {before} -> {after}"
+
+
+def _written(path: str, value: Any) -> str:
+    """A value as an operator would write it there."""
+    if path.startswith("args."):
+        return _show(value, on="on", off="off")
+    if path == "listen" and not value:
+        return "null"
+    if isinstance(value, tuple) and path in ("gpus", "listen") and len(value) == 1:
+        return _show(value[0])
+    if isinstance(value, float) and _is_duration(path):
+        return format_duration(value)
+    if _is_size(path):
+        return _sizes(value)
+    return _show(value)
+
+
+def _sizes(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{pool}: {_sizes(one)}" for pool, one in value.items()) + "}"
+    return format_size(value) if isinstance(value, int) else _show(value)
 
 
 def _is_duration(path: str) -> bool:
     """By the names that durations have in every section."""
-    return re.fullmatch(r"(?!args\.|env)(.*[._])?(timeout|interval|delay|after|every)", path) is not None
+    return re.fullmatch(r"(?!extra_args|env)(.*[._])?(timeout|interval|delay|after|every)", path) is not None
 
 
-def _show_duration(value: Any) -> str:
-    return format_duration(value) if isinstance(value, float) else _show(value)
+def _is_size(path: str) -> bool:
+    return re.fullmatch(r"max_body|memory(_budget)?(\..*)?|limits\.memory_(max|high)", path) is not None
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, *, on: str = "true", off: str = "false") -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_show(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_show(one)}" for key, one in value.items()) + "}"
     if value is None:
         return "unset"
     if isinstance(value, bool):
-        return "on" if value else "off"
+        return on if value else off
     return str(value)

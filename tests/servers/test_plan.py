@@ -32,8 +32,8 @@ def only(old: Intent, new: Intent) -> str:
         ({"log": LogConfig(level="debug")}, ["log: level info -> debug"]),
         ({"control": ControlConfig(socket=Path("/s"))}, ["control: socket unset -> /s"]),
         (
-            {"gateway": GatewayConfig(listen=(), queue=QueueConfig(size=3), memory_budget={0: 5})},
-            ["gateway: listen [127.0.0.1:8080] -> [], queue.size 512 -> 3, memory_budget.0 unset -> 5"],
+            {"gateway": GatewayConfig(listen=(), queue=QueueConfig(size=3), memory_budget={0: 22 << 30})},
+            ["gateway: listen 127.0.0.1:8080 -> null, queue.size 512 -> 3, memory_budget.0 unset -> 22G"],
         ),
     ],
 )
@@ -71,8 +71,11 @@ def test_equal_is_kept() -> None:
         ({}, {"health": HealthPolicy(failures=9)}, "health.failures 3 -> 9"),
         ({}, {"idle_timeout": 5.0}, "idle_timeout unset -> 5s"),
         ({"aliases": ("x", "y")}, {}, "aliases [x, y] -> []"),
-        ({}, {"evictable": True}, "evictable unset -> on"),
-        ({"evictable": False}, {"memory": {0: 5}}, "memory unset -> {0: 5}, evictable off -> unset"),
+        ({}, {"evictable": True}, "evictable unset -> true"),
+        ({"evictable": False}, {"memory": {0: 6 << 30}}, "memory unset -> {0: 6G}, evictable false -> unset"),
+        ({"memory": {0: 6 << 30}}, {"memory": 3 << 29}, "memory {0: 6G} -> 1.5G"),
+        ({"gpus": ((0,),)}, {}, "gpus [0] -> unset"),
+        ({"gpus": ((0,), (1,))}, {"gpus": "all"}, "gpus [[0], [1]] -> all"),
         ({}, {"replicas": 2}, "replicas 1 -> 2"),
         ({"replicas": 3}, {}, "replicas 3 -> 1"),
     ],
@@ -86,6 +89,29 @@ def test_another_command_line_is_a_replacement_and_says_what_changed() -> None:
     new = an_intent("a", args={"ctx_size": 8192, "mlock": True}, launch=a_launch("a", arguments=("--other",)))
     words = "replace a: args.ctx_size 4096 -> 8192, args.jinja on -> unset, args.mlock unset -> on"
     assert only(old, new) == words
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"args": {"ctx_size": 8192}}, {"args": {"ctx-size": "8192"}}),
+        ({"args": {"jinja": True}}, {"args": {"no_jinja": False}}),
+        ({"args": {"verbose": True}}, {"extra_args": ("--verbose",)}),
+        ({"env": {"A": "b"}}, {"env": {"A": "b", "C": ""}}),
+    ],
+)
+def test_what_is_only_written_otherwise_is_kept(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Its launch is equal: there is nothing to do, and nothing to tell."""
+    assert only(an_intent("a", **old), an_intent("a", **new)) == "keep a"
+    retuned = only(an_intent("a", **old), an_intent("a", **new, idle_timeout=5.0, start="on-demand"))
+    assert retuned == "retune a: start always -> on-demand, idle_timeout unset -> 5s"
+
+
+def test_one_option_is_one_however_it_is_spelled() -> None:
+    old = an_intent("a", args={"ctx_size": 4096, "top-k": 5, "chat_template_kwargs": {"a": 1}})
+    args = {"ctx-size": 8192, "top_k": "5", "chat_template_kwargs": {"a": False}}
+    new = an_intent("a", args=args, launch=a_launch("a", arguments=("--other",)))
+    assert only(old, new) == "replace a: args.chat_template_kwargs.a 1 -> off, args.ctx_size 4096 -> 8192"
 
 
 def test_a_replica_that_joins_does_not_hide_that_the_others_change() -> None:
