@@ -37,7 +37,7 @@ class Credentials:
 
     def _read(self, path: Path, hint: str) -> str:
         try:
-            text = read_text(path, most=MAX_BYTES).rstrip("\r\n")
+            text = read_text(path, most=MAX_BYTES).removeprefix("\ufeff").rstrip("\r\n")
         except (OSError, ValueError) as error:  # ValueError: no text, or no name for a file
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise LlamadError(f"the secret in {path} cannot be read: {why}", hint=hint) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from llamad.config.problems import Position, Problem
+from llamad.config.unseen import unseen_at, unseen_words
 
 _COLON = re.compile(r":(\s|$)")
 _VALUE = re.compile(r":\s+[^\s#|>&]")
@@ -42,6 +43,8 @@ def _said(text: str, error: yaml.MarkedYAMLError) -> Said:
     line, column = (mark.line, mark.column) if mark else (0, 0)
     if line < len(lines) and lines[line][column : column + 1] == "\t":
         return line, column, "a tab: YAML is indented with spaces only"
+    if line < len(lines) and (at := unseen_at(lines[line])) is not None:
+        return line, at, unseen_words(lines[line][at])
     for usual in (_unclosed_quote, _unclosed_bracket, _missing_colon, _second_colon, _indent, _reserved):
         if (said := usual(text, lines, error, line, column)) is not None:
             return said

@@ -1,5 +1,6 @@
 """From a tree of YAML to typed values, every complaint in an operator's words and at its place. Pure."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -185,6 +186,8 @@ def _words(node: Node, error: ErrorDetails) -> str:
         return str(context["words"])
     if kind in _TYPES:
         quotes = f': write "{node.text}"' if kind == "string_type" and node.text else ""
+        if kind == "tuple_type" and isinstance(node.value, str):
+            quotes = f": write [{json.dumps(node.value, ensure_ascii=False)}]"
         return f"must be {_TYPES[kind]}, not {shown(node)}{quotes}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]

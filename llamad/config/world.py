@@ -160,5 +160,5 @@ def has_api_keys(keys_file: Path | None, config_file: Path, reader: Reader) -> b
 
 
 def _holds_key(path: Path) -> bool:
-    lines = (line.strip() for line in read_bytes(path).decode(errors="replace").splitlines())
+    lines = (line.strip() for line in read_bytes(path).decode("utf-8-sig", errors="replace").splitlines())
     return any(line and not line.startswith("#") for line in lines)

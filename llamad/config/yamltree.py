@@ -8,13 +8,14 @@ number of values they stand for is bounded all the same, because whoever walks t
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
 from llamad.config.problems import Position, Problem
 from llamad.config.syntax import syntax_problem
+from llamad.config.unseen import quote_words, unseen_at, unseen_words, without_unseen
 from llamad.host.address import is_plain
 
 MAX_DEPTH = 32
@@ -187,6 +188,8 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent, path: tuple[str, ...]) -> Node:
         tag = event.tag
         text = event.value
+        if not event.style:
+            self._look_at_plain(event, path)
         value: Scalar = text
         if tag is None or tag == "!":
             value = _resolve(text) if tag is None and event.implicit[0] else text
@@ -198,6 +201,17 @@ class _Builder:
         if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
             self._unfit(event, path, "must be without NUL and without half characters (\\ud800 to \\udfff)")
         return self._counted(event, Node(self._at(event), value, text), path)
+
+    def _look_at_plain(self, event: yaml.ScalarEvent, path: tuple[str, ...]) -> None:
+        """What was written without quotes holds no character by intent that nobody sees."""
+        at = unseen_at(event.value)
+        words = quote_words(event.value) if at is None else unseen_words(event.value[at])
+        if words is not None:
+            where = self._at(event)
+            if at is not None and "\n" not in event.value:
+                where = replace(where, column=where.column + at)
+            shown = ".".join(without_unseen(step) for step in path)
+            self.unfit.append(Problem(where, shown, words))
 
     def _unfit(self, event: yaml.Event, path: tuple[str, ...], words: str) -> None:
         self.unfit.append(Problem(self._at(event), ".".join(path), words))
@@ -227,6 +241,8 @@ class _Builder:
             here = (*path, key.value if is_plain(key.value) else repr(key.value))
             if not is_plain(key.value):
                 self._unfit(key, here, "a key must be without control characters")
+            elif not key.style:
+                self._look_at_plain(key, here)
             node = self._node(next(events), events, here)
             if key.value == "<<" and key.implicit[0]:
                 merged += self._sources(node, here)

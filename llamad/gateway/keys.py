@@ -1,6 +1,7 @@
 """Who may ask: API keys by name, from a file or a systemd credential. What is kept is digests, never the keys."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -72,7 +73,7 @@ def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
     names: dict[str, int] = {}
     lines: dict[bytes, int] = {}
     by_digest: dict[bytes, str] = {}
-    for number, raw in enumerate(data.splitlines(), 1):
+    for number, raw in enumerate(data.removeprefix(BOM_UTF8).splitlines(), 1):  # editors of Windows write it
         text = raw.decode("ascii", "replace").strip()
         if not text or text.startswith("#"):
             continue

@@ -137,3 +137,10 @@ def test_nobodys_keys_ask_for_a_key_and_take_none() -> None:
     assert NOBODYS_KEYS.by_digest
     for key in ("", "nobody"):
         assert NOBODYS_KEYS.who(a_head(authorization=f"Bearer {key}", x_api_key=key)) is None
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name() -> None:
+    """Editors of Windows put one before all; nobody sees it."""
+    keys, problems = parse_keys("\ufeffann:s3cret\n".encode(), Path("keys"))
+    assert (keys.names, problems) == (("ann",), [])
+    assert parse_keys(b"\xef\xbb\xbf# only a comment\n", Path("keys")) == (NO_KEYS, [])

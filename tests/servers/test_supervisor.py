@@ -288,6 +288,21 @@ def test_a_launch_that_cannot_be_fails_and_asks_for_a_reload_when_a_file_changes
     tell(story)
 
 
+def test_a_launch_that_may_be_possible_later_asks_for_a_reload_at_each_retry() -> None:
+    """A program that did not answer --help in time (a cold disk): no file changes, and it may answer now."""
+
+    async def story() -> None:
+        with a_world() as world:
+            silent = Failure("binary-silent", "it has not ended 30 s after --help")
+            async with supervised(world, silent) as one:
+                await one.until(State.FAILED)
+                assert len(world.rereads) == one.supervisor._config.restart.max_retries
+                await asyncio.sleep(301)
+                assert len(world.rereads) == 6
+
+    tell(story)
+
+
 def test_a_changed_model_is_tried_at_once_when_it_keeps_still(tmp_path: Path) -> None:
     async def story() -> None:
         model = tmp_path / "model.gguf"
