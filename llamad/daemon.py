@@ -19,6 +19,7 @@ from llamad.control.api import control
 from llamad.credentials import Credentials
 from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
 from llamad.front import Front, farewell
+from llamad.gateway import access
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.descriptors import raise_limit
@@ -32,6 +33,7 @@ from llamad.host.redact import Redaction
 from llamad.reap import KEEP_MARK, STOPPING_MARK
 from llamad.reload import Reloader
 from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
+from llamad.servers import listener
 from llamad.servers.around import Around
 from llamad.servers.board import Board
 from llamad.servers.catalog import gpus_of
@@ -273,9 +275,10 @@ class Daemon:
         self._ledger.set_stopped(self._fleet.stopped_by_order)
 
     def _redirect_log(self, config: Config) -> None:
-        journal.setup(
-            config.log.format, config.log.level, environ=self._environ, stream=sys.stderr, redaction=self._redaction
-        )
+        log = config.log
+        apart = {access.log.name: "info", listener.log.name: log.engine_level or log.level}
+        environ, redaction = self._environ, self._redaction
+        journal.setup(log.format, log.level, apart=apart, environ=environ, stream=sys.stderr, redaction=redaction)
 
     @contextmanager
     def _announce(self) -> Iterator[None]:

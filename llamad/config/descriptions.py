@@ -15,7 +15,8 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "defaults": "anything a server may have; goes under every server",
     },
     "LogConfig": {
-        "level": "the least important record that is written",
+        "level": "the least important record that is written; requests have gateway.access_log",
+        "engine_level": "the same for the lines of llama-servers; null: like level",
         "format": "auto is the journal where there is one, else text",
     },
     "GatewayConfig": {

@@ -46,10 +46,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class LogConfig(Section):
     """`log:`, how llamad itself writes."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
+    engine_level: LogLevel | None = None
     format: Literal["auto", "journal", "json", "text"] = "auto"
 
 

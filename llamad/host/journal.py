@@ -13,6 +13,7 @@ from llamad.host.stderr import DescriptorHandler, JsonLines, TextLines
 
 _HANDLER = "llamad"
 _OURS = "llamad"
+_NO_LEVELS: Mapping[str, str] = {}
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,14 @@ def setup(
     *,
     environ: Mapping[str, str],
     stream: TextIO,
+    apart: Mapping[str, str] = _NO_LEVELS,
     redaction: Redaction | None = None,
     socket: Path = JOURNAL_SOCKET,
 ) -> LogFormat:
     """Send every log record of the process to one place, at `level` (`debug` to `error`; others' code only from
-    `warning`). Call it again to change it: the place before is replaced. `auto` takes the journal where `stream` is
-    connected to it, else text. Without a journal to reach it is text. Returns what was chosen, never `AUTO`.
+    `warning`), or at a level of its own for the loggers in `apart`. Call it again to change it: the place before is
+    replaced. `auto` takes the journal where `stream` is connected to it, else text. Without a journal to reach it is
+    text. Returns what was chosen, never `AUTO`.
     """
     chosen = LogFormat(form)
     if chosen is LogFormat.AUTO:
@@ -64,6 +67,8 @@ def setup(
     if redaction is not None:
         handler.addFilter(redaction)
     _install(handler, level)
+    for name, own in apart.items():
+        logging.getLogger(name).setLevel(_number(own))
     if unreachable is not None:
         log.warning("cannot reach the journal at %s (%s); logging text instead", socket, unreachable.strerror)
     return chosen
@@ -76,12 +81,17 @@ def teardown() -> None:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(logging.WARNING)
-    logging.getLogger(_OURS).setLevel(logging.NOTSET)
+    for name in (_OURS, *(one for one in root.manager.loggerDict if one.startswith(f"{_OURS}."))):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
 
 
 def _install(handler: logging.Handler, level: str) -> None:
     handler.name = _HANDLER
-    number = logging.getLevelNamesMapping()[level.upper()]
+    number = _number(level)
     root = logging.getLogger()
     before = [one for one in root.handlers if one.name == _HANDLER]
     root.addHandler(handler)

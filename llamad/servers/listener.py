@@ -111,7 +111,7 @@ class Listener:
 
     def _tell(self, cut: Suppressed | None) -> None:
         if cut is not None:
-            log.warning(
+            log.info(
                 "%s of %s: too many at once for the log; `llamad logs %s` has the newest",
                 cut,
                 self._key,

@@ -16,8 +16,10 @@ from llamad.servers.diagnosis import Exit, LastLines, diagnose, is_unexplained
 from llamad.servers.inspection import examine
 from llamad.servers.loglines import line_level, ready_hint
 from llamad.servers.models import served
+from tests import client_words
 from tests.builders import a_launch, gguf
 from tests.contract.server import Engine, Server, free_port
+from tests.waiting import wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4, "temperature": 0}
 
@@ -264,6 +266,23 @@ def test_a_stream_comes_chunked(server: Server) -> None:
         answer = connection.getresponse()
         assert answer.getheader("Transfer-Encoding") == "chunked"
         answer.read()
+
+
+# --- whose words its log has
+
+
+@pytest.mark.parametrize("field", client_words.FIELDS)
+def test_what_a_client_writes_reaches_the_log(engine: Engine, server: Server, field: str) -> None:
+    mark = f"Zqx{field}"
+    text = f"{mark} one\n0.00.006.794 E {mark} two"
+    answer = server.ask("POST", "/v1/chat/completions", client_words.request(field, text))
+    assert answer.status == {"samplers": 200, "reasoning_format": 500}.get(field, 400)
+    begins = f"0.00.006.794 e {mark} two".lower()
+    inside = f"{mark} one\\n0.00.006.794 e {mark} two".lower()
+    wait_until(lambda: inside in server.log.read_text().lower() or begins in server.log.read_text().lower())
+    forged = any(line.lower().startswith(begins) for line in server.log.read_text().splitlines())
+    assert forged == (field in ("grammar", "samplers"))
+    assert server.get("/health").status == 200
 
 
 # --- the end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from tests.fakes import slots
+from tests.fakes import fields, slots
 from tests.fakes.mood import die_if, hanging, number, setting, srv
 from tests.fakes.slots import Slot, model_name
 from tests.fakes.wire import LeftError, Request
@@ -38,6 +38,9 @@ def _complete(request: Request, kind: str) -> None:
     asked = request.json()
     if setting("STATUS"):
         request.error(int(setting("STATUS")), "fake: told to fail", "server_error")
+        return
+    if (error := fields.refused(asked)) is not None:
+        request.error(*error)
         return
     limit = int(number("CHUNKS", _DEFAULT_TOKENS))
     limit = min(limit, int(str(asked.get("max_tokens") or asked.get("n_predict") or limit)))

@@ -91,6 +91,22 @@ def test_levels_are_ours_and_others_speak_from_warning(stream: TextIO) -> None:
     assert [json.loads(line)["message"] for line in written(stream)] == ["ours", "slow", "loud"]
 
 
+def test_a_logger_may_have_a_level_apart(stream: TextIO) -> None:
+    requests, engines = logging.getLogger("llamad.requests"), logging.getLogger("llamad.engines")
+    setup("json", "warning", environ={}, stream=stream, apart={"llamad.requests": "info", "llamad.engines": "error"})
+    log.info("quiet")
+    log.warning("ours")
+    requests.info("a request")
+    engines.warning("quiet too")
+    engines.error("an engine")
+    setup("json", "error", environ={}, stream=stream, apart={"llamad.requests": "info", "llamad.engines": "info"})
+    engines.info("another engine")
+    messages = [json.loads(line)["message"] for line in written(stream)]
+    assert messages == ["ours", "a request", "an engine", "another engine"]
+    teardown()
+    assert requests.level == engines.level == logging.NOTSET
+
+
 def test_a_reload_replaces_the_place_and_lets_go_of_the_old(stream: TextIO, listener: Listener) -> None:
     setup("journal", "info", environ={}, stream=stream, socket=listener.path)
     before = len(os.listdir("/proc/self/fd"))
