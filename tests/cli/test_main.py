@@ -2,9 +2,9 @@
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,8 +178,10 @@ def test_a_client_command_starts_in_a_moment() -> None:
     argv = [sys.executable, "-m", "llamad", "status", "--socket", "/nowhere"]
 
     def once() -> float:
-        began = time.perf_counter()
+        """Processor seconds: beside other work the clock tells of that."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(argv, capture_output=True, check=False, cwd=ROOT, timeout=20)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     assert min(once() for _ in range(5)) < 0.15
