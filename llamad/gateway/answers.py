@@ -8,10 +8,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from llamad.gateway.fields import (
+    FieldLines,
     MalformedError,
     Memory,
     connection_options,
-    read_fields,
     read_length,
     sort_fields,
     split_length,
@@ -40,29 +40,39 @@ class AnswerShape:
     """Whether no answer of this status has a body, whatever its head says."""
 
 
-_shapes: Memory[AnswerShape] = Memory(entries=256, largest=2048)
+class AnswerHeads:
+    """Reads the heads of answers; of those that repeat what was read is remembered."""
+
+    def __init__(self) -> None:
+        self._shapes: Memory[AnswerShape] = Memory(entries=512, largest=2048)
+        self._lines = FieldLines()
+
+    def read(self, block: bytes) -> tuple[AnswerShape, int | None]:
+        """Read an upstream's head, all before the empty line; returns the body's length, if it is told, beside the
+        shape. Where neither frames the body, it ends with the connection. MalformedError where it is no head or
+        unclear.
+        """
+        rest, digits = split_length(block)
+        shape = self._shapes.get(rest)
+        if shape is not None and (digits is None or not shape.chunked):
+            return shape, None if digits is None else int(digits)
+        shape, length = _read(block, self._lines)
+        if digits is not None or length is None:
+            self._shapes.put(rest, shape)
+        return shape, length
 
 
 def read_answer(block: bytes) -> tuple[AnswerShape, int | None]:
-    """Read an upstream's head, all before the empty line; returns the body's length, if it is told, beside the shape.
-    Where neither frames the body, it ends with the connection. MalformedError where it is no head or unclear.
-    """
-    rest, digits = split_length(block)
-    shape = _shapes.known.get(rest)
-    if shape is not None and (digits is None or not shape.chunked):
-        return shape, None if digits is None else int(digits)
-    shape, length = _read_new(block)
-    if digits is not None or length is None:
-        _shapes.put(rest, shape)
-    return shape, length
+    """Read one head, and remember nothing; see AnswerHeads."""
+    return AnswerHeads().read(block)
 
 
-def _read_new(block: bytes) -> tuple[AnswerShape, int | None]:
+def _read(block: bytes, lines_before: FieldLines) -> tuple[AnswerShape, int | None]:
     first, *rest = block.split(b"\r\n")
     status_line = _STATUS_LINE.fullmatch(first)
     if status_line is None:
         raise MalformedError(502, "the server's answer is not HTTP/1.1")
-    lines, noted = sort_fields(read_fields(rest))
+    lines, noted = sort_fields(lines_before.read(rest))
     modern = status_line[1] == b"1"
     length, transfer = noted.get(b"content-length"), noted.get(b"transfer-encoding")
     if transfer is not None and (length is not None or not modern or transfer.lower() != b"chunked"):

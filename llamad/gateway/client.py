@@ -11,7 +11,7 @@ from math import inf
 from typing import cast
 
 from llamad.gateway.fields import MalformedError
-from llamad.gateway.http1 import check_start, read_request, unread_request
+from llamad.gateway.http1 import Heads, check_start, unread_request
 from llamad.gateway.shared import Shared, Swept
 from llamad.gateway.turn import Turn
 
@@ -49,12 +49,14 @@ class Client(asyncio.Protocol):
         "_turn",
         "buffer",
         "deadline",
+        "heads",
         "peer",
         "write",
         "writing_paused",
     )
 
     _transport: asyncio.Transport
+    heads: Heads
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -75,6 +77,7 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         shared = self._shared
+        self.heads = shared.unix_heads if self.peer == "unix" else shared.heads
         limits = shared.limits
         self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.head_timeout)
         shared.came(self)
@@ -212,7 +215,7 @@ class Client(asyncio.Protocol):
                 check_start(buffer, known)
                 self._await_head()
                 return
-            request = read_request(buffer[:end])
+            request = self.heads.read(buffer[:end])
         except MalformedError as error:
             self._refuse(error)
             return

@@ -1,4 +1,4 @@
-"""Header lines: read strictly, once, and remembered while they repeat."""
+"""Header lines: read strictly, once, and remembered while they repeat, secrets excepted."""
 
 import re
 from enum import Enum, auto
@@ -31,6 +31,8 @@ class Role(Enum):
     """Ends here: it speaks about this connection only (RFC 9110 section 7.6.1), or is a secret for the gateway."""
 
 
+SECRETS = frozenset({b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"cookie"})
+"""What these headers say is for the gateway or for somebody else, and is not kept beyond the request."""
 _ROLES: dict[bytes, Role] = {
     b"content-type": Role.NOTE,
     **dict.fromkeys(
@@ -38,7 +40,7 @@ _ROLES: dict[bytes, Role] = {
     ),
     **dict.fromkeys((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"), Role.READ),
     **dict.fromkeys((b"keep-alive", b"te", b"trailer", b"upgrade", b"http2-settings", b"proxy-connection"), Role.DROP),
-    **dict.fromkeys((b"proxy-authenticate", b"proxy-authorization", b"authorization", b"x-api-key"), Role.DROP),
+    **dict.fromkeys((b"proxy-authenticate", *SECRETS), Role.DROP),
     **dict.fromkeys((b"access-control-max-age", b"access-control-expose-headers"), Role.DROP),
 }
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"content-type"})
@@ -56,36 +58,53 @@ T = TypeVar("T")
 
 
 class Memory(Generic[T]):
-    """What was read of some bytes, for the case that they come again; forgotten all at once when it is full."""
+    """What was read of some bytes, for the case that they come again. What has not come again for long is forgotten:
+    of two generations the older one goes when the younger one is full.
+    """
 
     def __init__(self, entries: int, largest: int) -> None:
-        self.known: dict[bytes, T] = {}
-        self._entries = entries
+        self._young: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
+        self._entries = max(entries // 2, 1)
         self._largest = largest
+
+    def get(self, key: bytes) -> T | None:
+        """What was remembered for `key`."""
+        value = self._young.get(key)
+        if value is None and (value := self._old.get(key)) is not None:
+            self.put(key, value)
+        return value
 
     def put(self, key: bytes, value: T) -> None:
         """Remember `value` for `key`, unless the key is too large."""
         if len(key) <= self._largest:
-            if len(self.known) >= self._entries:
-                self.known.clear()
-            self.known[key] = value
+            if len(self._young) >= self._entries:
+                self._old, self._young = self._young, {}
+            self._young[key] = value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young, self._old = {}, {}
 
 
-_fields: Memory[Field] = Memory(entries=1024, largest=200)
+class FieldLines:
+    """Reads header lines; of those that repeat what was read is remembered, but no secret."""
 
+    def __init__(self) -> None:
+        self._known: Memory[Field] = Memory(entries=1024, largest=200)
 
-def read_fields(lines: list[bytes]) -> list[Field]:
-    """The fields of `lines` (without their line ends). MalformedError where one is none, or there are too many."""
-    if len(lines) > MAX_FIELDS:
-        raise MalformedError(431, f"there are more than {MAX_FIELDS} headers")
-    known = _fields.known
-    return [known.get(line) or _read_new(line) for line in lines]
+    def read(self, lines: list[bytes]) -> list[Field]:
+        """The fields of `lines` (without their line ends). MalformedError where one is none, or there are too many."""
+        if len(lines) > MAX_FIELDS:
+            raise MalformedError(431, f"there are more than {MAX_FIELDS} headers")
+        known = self._known.get
+        return [known(line) or self._read_new(line) for line in lines]
 
-
-def _read_new(line: bytes) -> Field:
-    field = read_field(line)
-    _fields.put(line, field)
-    return field
+    def _read_new(self, line: bytes) -> Field:
+        field = read_field(line)
+        if field.pair[0] not in SECRETS:
+            self._known.put(line, field)
+        return field
 
 
 def read_field(line: bytes) -> Field:

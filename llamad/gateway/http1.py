@@ -3,13 +3,15 @@
 import itertools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from llamad.gateway.fields import (
+    SECRETS,
+    FieldLines,
     MalformedError,
     Memory,
     connection_options,
-    read_fields,
     read_length,
     sort_fields,
     split_length,
@@ -19,6 +21,8 @@ from llamad.gateway.types import METHODS, WITH_BODY, Headers, Reader, RequestHea
 
 MAX_HEAD = 32 << 10
 MAX_REQUEST_LINE = 8 << 10
+_LARGEST_KNOWN = 2048
+"""Bytes of a head that is remembered."""
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])")
 _ABSOLUTE = re.compile(r"https?://([^/?]+)([/?].*)?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -43,9 +47,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What the policy said of a head, and under which configuration."""
+    """What the policy said of a head that it lets in."""
 
-    epoch: object
     key: str | None
     reader: Reader | None
     cors: Headers
@@ -66,9 +69,6 @@ class Shape:
     """Kept here by whoever asked the policy: it need not be asked again for the same head."""
 
 
-_shapes: Memory[Shape] = Memory(entries=256, largest=2048)
-
-
 @dataclass(slots=True)
 class Request:
     """A request's head, and what it shares with no other: its body's length, if that is told, and its id."""
@@ -77,28 +77,57 @@ class Request:
     shape: Shape
     length: int | None
     id: str
+    digest: bytes | None = None
+    """Of its head, where that can be remembered."""
+
+
+class Heads:
+    """Reads requests' heads. One that the policy let in before is known by its digest, and need be neither read nor
+    decided again. No secret is remembered.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: Memory[Shape] = Memory(entries=512, largest=32)
+        self._lines = FieldLines()
+
+    def read(self, block: bytes) -> Request:
+        """Read a head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
+        rest, digits = split_length(block)
+        digest = sha256(rest).digest()
+        known = shape = self._shapes.get(digest)
+        if shape is not None:
+            length = None if digits is None else int(digits)
+        else:
+            shape, length = _read(block, self._lines)
+            if not shape.head.chunked and (digits is not None or length is None) and len(rest) <= _LARGEST_KNOWN:
+                known = shape
+        request_id = shape.request_id or f"{_id_prefix}-{next(_ids):x}"
+        return Request(shape.head, shape, length, request_id, digest if known else None)
+
+    def keep(self, request: Request) -> None:
+        """Remember a head and what was decided of it, less what is secret in it."""
+        if request.digest is not None:
+            head = request.head
+            public = [pair for pair in head.headers if pair[0] not in SECRETS]
+            self._shapes.put(request.digest, replace(request.shape, head=replace(head, headers=public)))
+
+    def forget(self) -> None:
+        """What was decided does not hold any more."""
+        self._shapes.clear()
 
 
 def read_request(block: bytes) -> Request:
-    """Read a request's head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
-    rest, digits = split_length(block)
-    shape = _shapes.known.get(rest)
-    if shape is not None:
-        length = None if digits is None else int(digits)
-    else:
-        shape, length = _read_new(block)
-        if not shape.head.chunked and (digits is not None or length is None):
-            _shapes.put(rest, shape)
-    return Request(shape.head, shape, length, shape.request_id or f"{_id_prefix}-{next(_ids):x}")
+    """Read one head, and remember nothing; see Heads."""
+    return Heads().read(block)
 
 
-def _read_new(block: bytes) -> tuple[Shape, int | None]:
+def _read(block: bytes, lines_before: FieldLines) -> tuple[Shape, int | None]:
     """Read a head; returns the body's length beside its shape."""
     if len(block) > MAX_HEAD:
         raise MalformedError(431, f"the request's head is larger than {MAX_HEAD} bytes")
     first, *rest = block.split(b"\r\n")
     target = _read_target(first)
-    fields = read_fields(rest)
+    fields = lines_before.read(rest)
     lines, noted = sort_fields(fields)
     host = _host(target, noted)
     length, chunked = _framing(target, noted)

@@ -9,7 +9,7 @@ import json
 from collections import deque
 from typing import Protocol, cast
 
-from llamad.gateway.answers import AnswerShape, client_head, read_answer
+from llamad.gateway.answers import AnswerShape, client_head
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.follow import WHOLE, AnswerBody, UntilClose, body_of
 from llamad.gateway.http1 import MAX_HEAD, Request, upstream_head
@@ -238,7 +238,7 @@ class Relay:
                     raise MalformedError(502, f"the head of the server's answer is larger than {MAX_HEAD} bytes")
                 self._buffer = buffer
                 return b""
-            answer, length = read_answer(buffer[:end])
+            answer, length = self._shared.answers.read(buffer[:end])
             buffer = buffer[end + 4 :]
             if answer.status >= 200:
                 return self._begin_answer(answer, length, buffer)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
+from llamad.gateway.answers import AnswerHeads
+from llamad.gateway.http1 import Heads
 from llamad.gateway.types import Policy
 from llamad.gateway.upstream import IdleCount, Upstreams
 
@@ -112,17 +114,13 @@ class Shared:
         """Set while no client is connected."""
         self.nobody.set()
         self.draining = False
-        self.begin_epoch()
+        self.heads, self.unix_heads = Heads(), Heads()
+        """Over TCP and over unix sockets, of which the policy may say different things."""
+        self.answers = AnswerHeads()
         self.now = self.loop.time()
         """The time of the last sweep: near enough for deadlines of many seconds, and cheaper than the loop's."""
         self.body_bytes = 0
         """Bytes of bodies that are being received."""
-
-    def begin_epoch(self) -> None:
-        """What the policy goes by has changed: what it said of a head before does not hold any more. Of requests over
-        TCP and over unix sockets it may say different things.
-        """
-        self.epoch, self.unix_epoch = object(), object()
 
     def came(self, client: Swept) -> None:
         """A client is connected."""
@@ -133,7 +131,8 @@ class Shared:
         """New limits; and what the policy decided of heads is forgotten."""
         self.limits = limits
         self.upstreams.count.most = limits.idle_upstreams
-        self.begin_epoch()
+        self.heads.forget()
+        self.unix_heads.forget()
 
     def admits(self, arriving: int) -> bool:
         """Whether one more connection may be taken beside those that arrive, be it to be told that there are too many:

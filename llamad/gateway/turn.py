@@ -7,7 +7,7 @@ from typing import Protocol
 from llamad.gateway.answers import CONTINUE, own_answer
 from llamad.gateway.bodies import ChunkedBody, SizedBody, too_large
 from llamad.gateway.fields import MalformedError
-from llamad.gateway.http1 import Decided, Request
+from llamad.gateway.http1 import Decided, Heads, Request
 from llamad.gateway.relay import Relay
 from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Headers, Local, Reader, Route, ToServer
@@ -21,6 +21,7 @@ class Connection(Protocol):
     buffer: bytes
     """What came and belongs to no head: the turn takes its body off the beginning."""
     peer: str
+    heads: Heads
     writing_paused: bool
 
     def write(self, data: bytes) -> None:
@@ -80,13 +81,13 @@ class Turn:
         """Decide what can be decided by the head, then take the body."""
         shared, request = self._shared, self._request
         head, decided = request.head, request.shape.decided
-        epoch = shared.unix_epoch if self._connection.peer == "unix" else shared.epoch
-        if decided is None or decided.epoch is not epoch:
-            known = self._ask_policy(epoch)
+        if decided is None:
+            known = self._ask_policy()
             if isinstance(known, Answer):
                 self.answer(known)
                 return
             decided = request.shape.decided = known
+            self._connection.heads.keep(request)
         self.cors = decided.cors
         self.exchange.key = decided.key
         self._reader = decided.reader
@@ -116,13 +117,13 @@ class Turn:
                 self.write(CONTINUE)
             self.read_body()
 
-    def _ask_policy(self, epoch: object) -> Decided | Answer:
+    def _ask_policy(self) -> Decided | Answer:
         """What the policy says of the head alone; or that it is not let in."""
         shared, head = self._shared, self._request.head
-        key = shared.policy.authorize(head, unix=epoch is shared.unix_epoch)
+        key = shared.policy.authorize(head, unix=self._connection.peer == "unix")
         if isinstance(key, Answer):
             return key
-        return Decided(epoch, key, shared.policy.reader(head), shared.policy.cors(head))
+        return Decided(key, shared.policy.reader(head), shared.policy.cors(head))
 
     def read_body(self) -> None:
         """Take what came of the body off the connection's buffer."""

@@ -1,9 +1,11 @@
 """Request heads as values: what is read, what is remembered, what an upstream gets."""
 
+import gc
+
 import pytest
 
 from llamad.gateway.fields import MalformedError, Memory, read_field, split_length
-from llamad.gateway.http1 import MAX_HEAD, check_start, read_request, unread_request, upstream_head
+from llamad.gateway.http1 import MAX_HEAD, Decided, Heads, check_start, read_request, unread_request, upstream_head
 
 LINES = b"\r\nHost: gate\r\nUser-Agent: x\r\nContent-Type: application/json"
 POST = b"POST /v1/x?a=b HTTP/1.1" + LINES
@@ -111,14 +113,50 @@ def test_stub_has_an_id_and_nothing_else() -> None:
     assert (head.method, head.headers, head.keep_alive) == ("-", [], False)
 
 
-def test_memory_is_bounded() -> None:
-    memory: Memory[int] = Memory(entries=3, largest=5)
-    for number in range(10):
+def test_memory_is_bounded_and_forgets_what_did_not_come_again() -> None:
+    memory: Memory[int] = Memory(entries=6, largest=5)
+    memory.put(b"often", 1)
+    memory.put(b"once", 2)
+    for number in range(100):
         memory.put(b"%d" % number, number)
-        assert len(memory.known) <= 3
+        assert memory.get(b"often") == 1
+        assert sum(memory.get(b"%d" % one) is not None for one in range(number, number - 10, -1)) <= 6
+    assert memory.get(b"once") is None
+    assert memory.get(b"99") == 99
     memory.put(b"too large", 1)
-    assert b"too large" not in memory.known
-    assert memory.known[b"9"] == 9
+    assert memory.get(b"too large") is None
+    memory.clear()
+    assert memory.get(b"often") is None
+
+
+@pytest.mark.parametrize("name", [b"Authorization", b"x-api-key", b"api-key", b"Cookie", b"Proxy-Authorization"])
+def test_what_is_remembered_of_a_head_has_no_secret(name: bytes) -> None:
+    """Heads and lines were kept by module-level caches, raw keys among them, and after a key was taken away too."""
+    heads = Heads()
+    block = POST + b"\r\n" + name + b": sk-very-secret\r\nX-Other: told\r\nContent-Length: 2"
+    request = heads.read(block)
+    assert "sk-very-secret" in repr(request.head)
+    request.shape.decided = decided = Decided("me", None, [])
+    heads.keep(request)
+    again = heads.read(block)
+    assert again.shape.decided is decided
+    assert again.head.header(b"x-other") == b"told"
+    assert "secret" not in repr(again)
+    remembered = [one for one in gc.get_objects() if isinstance(one, Memory)]
+    assert len(remembered) >= 2
+    assert not [one for one in remembered if "secret" in repr(vars(one))]
+    assert heads.read(block.replace(b"very", b"not-so")).shape.decided is None
+    heads.forget()
+    assert heads.read(block).shape.decided is None
+
+
+def test_what_may_mean_two_things_is_read_each_time() -> None:
+    heads = Heads()
+    for block in (POST + b"\r\nTransfer-Encoding: chunked", POST + b"\r\nX: " + b"y" * 3000):
+        request = heads.read(block)
+        request.shape.decided = Decided(None, None, [])
+        heads.keep(request)
+        assert heads.read(block).shape.decided is None
 
 
 @pytest.mark.parametrize("line", [b"X:" + b" " * 30_000 + b"\x01", b" " * 30_000, b"X" * 30_000])
