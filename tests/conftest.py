@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import llamad.host.pipes  # noqa: F401 - it makes a pipe, once: not inside a test, which may leave none open
+
 settings.register_profile("llamad", deadline=None)  # on a busy machine a slow example says nothing
 settings.load_profile("llamad")
 

@@ -7,29 +7,33 @@ import stat
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from llamad.config.loader import Loaded
 from llamad.config.problems import Problem, ProblemKind
 from llamad.host.accept import BACKLOG
-from llamad.host.address import Address, TcpAddress, UnixAddress
+from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress
 from llamad.host.keepalive import watch_peer
 
 UNIX_MODE = 0o660
+_UNIQUE = 6
+"""Characters that a name needs so that nobody else has it."""
 IN_USE = "something else listens there"
 Place = tuple[int, str]
 """A family and an IP address that a host stands for."""
+Leaving = Mapping[Address, Sequence[socket.socket]]
+"""What is listened on and will soon be closed: the new may have the same port, or the same file."""
 
 
-def bind(address: Address, places: Iterable[Place], beside: Sequence[socket.socket] = ()) -> list[socket.socket]:
+def bind(address: Address, places: Iterable[Place], leaving: Leaving) -> list[socket.socket]:
     """Sockets that listen at `address`, non-blocking. `places` is what a TCP address's host stands for (`resolve`).
-    OSError where it cannot be; then nothing is left open. `beside` are listening sockets that will soon be closed: one
-    of them may have the same port, or the same file.
+    OSError where it cannot be; then nothing is left open.
     """
     if isinstance(address, UnixAddress):
-        return [_bind_unix(address.path, beside)]
+        return [_bind_unix(address.path, leaving)]
     opened: list[socket.socket] = []
     try:
-        with _sharing(address.port, beside) as shared:
+        with _sharing(address.port, leaving) as shared:
             for family, host in places:
                 sock = _bind_tcp(family, host, address.port, shared=shared)
                 opened.append(sock)
@@ -43,13 +47,13 @@ def bind(address: Address, places: Iterable[Place], beside: Sequence[socket.sock
     return opened
 
 
-def why_not_bound(address: Address, beside: Sequence[socket.socket]) -> str | None:
+def why_not_bound(address: Address, leaving: Leaving) -> str | None:
     """Why `address` could not be bound now, None where it could. Blocks (a host is looked up); nothing stays open."""
     try:
         if isinstance(address, UnixAddress):
-            _try_unix(address.path, beside)
+            _try_unix(address.path, leaving)
         else:
-            with _sharing(address.port, beside) as shared:
+            with _sharing(address.port, leaving) as shared:
                 for family, host in resolve(address):
                     _bind_tcp(family, host, address.port, shared=shared).close()
     except OSError as error:
@@ -64,10 +68,10 @@ def listen_problems(
     be without being looked at again; `given_up` are ports of our own servers, which will be free. Blocks.
     """
     wanted = () if loaded.config is None else loaded.config.gateway.listen
-    beside = [sock for address, sockets in current.items() if address not in wanted for sock in sockets]
+    leaving = {address: sockets for address, sockets in current.items() if address not in wanted}
     problems = []
     for address, (position, path) in zip(wanted, loaded.listen_at, strict=True):
-        reason = None if address in current else why_not_bound(address, beside)
+        reason = None if address in current else why_not_bound(address, leaving)
         soon_free = reason == IN_USE and isinstance(address, TcpAddress) and address.port in given_up
         if reason is not None and not soon_free:
             words = f"cannot listen on {address}: {reason}"
@@ -96,11 +100,12 @@ def why(error: OSError) -> str:
 
 
 @contextmanager
-def _sharing(port: int, beside: Iterable[socket.socket]) -> Iterator[bool]:
-    """Inside the block a socket may be bound, and listen, beside those of `beside` that have this port; whether there
-    are any. It has to share the port too (SO_REUSEPORT of socket(7)), for as long.
+def _sharing(port: int, leaving: Leaving) -> Iterator[bool]:
+    """Inside the block a socket may be bound, and listen, beside those that have this port and leave; whether there are
+    any. It has to share the port too (SO_REUSEPORT of socket(7)), for as long.
     """
-    same = [sock for sock in beside if sock.family != socket.AF_UNIX and sock.getsockname()[1] == port]
+    there = (sock for sockets in leaving.values() for sock in sockets)
+    same = [sock for sock in there if sock.family != socket.AF_UNIX and sock.getsockname()[1] == port]
     for sock in same:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -127,41 +132,56 @@ def _bind_tcp(family: int, host: str, port: int, *, shared: bool) -> socket.sock
     return sock
 
 
-def _bind_unix(path: Path, beside: Sequence[socket.socket]) -> socket.socket:
-    """A socket file left behind by a process that ended is replaced, one that answers is not."""
+def _bind_unix(path: Path, leaving: Leaving) -> socket.socket:
+    """A socket file left behind by a process that ended is replaced, one that answers is not. Whoever connects finds
+    the old or the new.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = path
     try:
         sock.settimeout(0)
         try:
             sock.bind(str(path))
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _replaceable(path, beside):
+            if error.errno != errno.EADDRINUSE or not _replaceable(path, leaving):
                 raise
-            path.unlink()
-            sock.bind(str(path))
-        path.chmod(UNIX_MODE)
+            made = _beside(path)
+            sock.bind(str(made))
+        made.chmod(UNIX_MODE)
         sock.listen(BACKLOG)
+        made.replace(path)
     except OSError:
         sock.close()
+        if made != path:
+            made.unlink(missing_ok=True)
         raise
     return sock
 
 
-def _try_unix(path: Path, beside: Sequence[socket.socket]) -> None:
+def _beside(path: Path) -> Path:
+    """A name in the same folder that is not in use; with a path as long as a socket's may be, the old is removed."""
+    name = f".{token_hex(8)}"[: UNIX_PATH_LIMIT - len(os.fsencode(path.parent)) - 1]
+    if len(name) >= _UNIQUE:
+        return path.with_name(name)
+    path.unlink()
+    return path
+
+
+def _try_unix(path: Path, leaving: Leaving) -> None:
     """OSError where no socket could be made at `path`."""
     path.parent.stat()  # whether it is there
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    if os.path.lexists(path) and not _replaceable(path, beside):
+    if os.path.lexists(path) and not _replaceable(path, leaving):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _replaceable(path: Path, beside: Iterable[socket.socket]) -> bool:
-    """Whether nobody listens at a socket's file, or one of `beside` does."""
+def _replaceable(path: Path, leaving: Leaving) -> bool:
+    """Whether nobody listens at a socket's file, or what leaves does."""
     seen = path.lstat()
     if not stat.S_ISSOCK(seen.st_mode):
         return False  # connecting to it would be refused just the same
-    if any(_is_at(sock, seen) for sock in beside):
+    if any(sockets and _is_file(address, seen) for address, sockets in leaving.items()):
         return True
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
@@ -174,11 +194,16 @@ def _replaceable(path: Path, beside: Iterable[socket.socket]) -> bool:
     return False
 
 
-def _is_at(sock: socket.socket, seen: os.stat_result) -> bool:
-    if sock.family != socket.AF_UNIX:
-        return False
-    try:
-        bound = os.lstat(sock.getsockname())
-    except OSError:  # its file is gone: it is at no path
-        return False
-    return (bound.st_dev, bound.st_ino) == (seen.st_dev, seen.st_ino)
+def _is_file(address: Address, seen: os.stat_result) -> bool:
+    return isinstance(address, UnixAddress) and file_of(address) == (seen.st_dev, seen.st_ino)
+
+
+def file_of(address: Address) -> tuple[int, int] | None:
+    """Which file a unix socket is now: a successor may have put its own there. None where there is none."""
+    if isinstance(address, UnixAddress):
+        try:
+            found = address.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+    return None

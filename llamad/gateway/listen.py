@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from llamad.gateway.bind import Place, bind, resolve, why
+from llamad.gateway.bind import Leaving, Place, bind, file_of, resolve, why
 from llamad.gateway.upstream import Spawn
 from llamad.host.accept import Acceptor
 from llamad.host.address import Address, TcpAddress, UnixAddress
@@ -21,15 +20,6 @@ SOCKET_UNIT_NAME = "gateway"
 """FileDescriptorName= of llamad.socket."""
 
 logger = logging.getLogger(__name__)
-
-
-def _file(address: Address) -> tuple[int, int] | None:
-    """Which file a unix socket is now: a successor may have put its own there."""
-    if isinstance(address, UnixAddress):
-        with contextlib.suppress(OSError):
-            found = os.stat(address.path)
-            return found.st_dev, found.st_ino
-    return None
 
 
 def descriptor_name(address: Address) -> str:
@@ -94,18 +84,18 @@ class Listener:
         """What is listened on; they stay the listener's."""
         return [one.sock for one in self._acceptors]
 
-    async def open(self, inherited: list[socket.socket], beside: Sequence[socket.socket] = ()) -> None:
-        """Listen on `inherited`, or bind (`beside` what will soon be closed); where that fails, go on trying."""
+    async def open(self, inherited: list[socket.socket], leaving: Leaving) -> None:
+        """Listen on `inherited`, or bind; where that fails, go on trying."""
         if inherited:
-            self._file = _file(self._address)
+            self._file = file_of(self._address)
             self._serve(inherited)
-        elif not await self._try(beside):
+        elif not await self._try(leaving):
             self._retrying = self._spawn(self._retry())
 
     async def withdraw(self) -> None:
         """This address is not wanted any more: close it, and leave no socket's file behind."""
         await self.close()
-        if isinstance(self._address, UnixAddress) and self._file is not None and self._file == _file(self._address):
+        if isinstance(self._address, UnixAddress) and self._file is not None and self._file == file_of(self._address):
             with contextlib.suppress(OSError):  # llamad may not write there any more: a successor replaces the file
                 self._address.path.unlink()
 
@@ -122,20 +112,20 @@ class Listener:
         delay = FIRST_RETRY
         while True:
             await asyncio.sleep(delay)
-            if await self._try():
+            if await self._try({}):
                 return
             delay = min(delay * 2, LAST_RETRY)
 
-    async def _try(self, beside: Sequence[socket.socket] = ()) -> bool:
+    async def _try(self, leaving: Leaving) -> bool:
         try:
-            self._serve(bind(self._address, await self._resolve(), beside))
+            self._serve(bind(self._address, await self._resolve(), leaving))
         except OSError as error:
             problem = f"cannot listen on {self._address}: {why(error)}"
             if problem != self.problem:
                 logger.error("%s; trying again", problem, extra={"event": "listen-failed"})
                 self._say(problem)
             return False
-        self._file = _file(self._address)
+        self._file = file_of(self._address)
         logger.info("listening on %s", self._address, extra={"event": "listening"})
         self._say(None)
         return True

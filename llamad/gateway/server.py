@@ -78,15 +78,15 @@ class GatewayServer:
         so that no client finds nobody there. What cannot be bound is tried again, and reported meanwhile.
         """
         wanted = dict.fromkeys(addresses)
-        leaving = [self._listeners.pop(one) for one in tuple(self._listeners) if one not in wanted]
-        beside = [sock for listener in leaving for sock in listener.sockets]
+        leaving = {one: self._listeners.pop(one) for one in tuple(self._listeners) if one not in wanted}
+        there = {address: listener.sockets for address, listener in leaving.items()}
         for address in wanted:
             if address not in self._listeners:
                 listener = self._listeners[address] = Listener(
                     address, self._take, spawn=self._shared.tasks.spawn, changed=self._tell
                 )
-                await listener.open(self._inherited.pop(address, []), beside)
-        for listener in leaving:
+                await listener.open(self._inherited.pop(address, []), there)
+        for listener in leaving.values():
             await listener.withdraw()
         self._tell()
 

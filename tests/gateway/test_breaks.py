@@ -1,10 +1,12 @@
 """What goes wrong between the gateway and a server, and what the client sees of it."""
 
 import asyncio
+import errno
 import json
 
 import pytest
 
+from llamad.gateway.upstream import Pool, Upstream
 from llamad.host.address import TcpAddress, UnixAddress
 from tests.gateway.gate import Gate, get, post
 from tests.gateway.origin import EVENT, STREAM_HEAD, Origin, Seen, answering, chunk, plain
@@ -176,3 +178,18 @@ async def test_answer_that_makes_no_sense_is_a_502(gate: Gate, origin: Origin, a
     assert reply.error
     wire.send(get("/health"))
     assert (await wire.reply()).status == 200
+
+
+async def test_a_lack_of_descriptors_here_is_no_fault_of_the_server(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again later, by whoever was told so, and no other replica is tried in vain."""
+
+    async def lacks(self: Pool, upstream: Upstream) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Pool, "_open", lacks)
+    reply = await gate.ask(post())
+    assert (reply.status, reply.header("retry-after")) == (503, "1")
+    assert "Too many open files" in reply.error
+    assert len(gate.rules.asked) == 1

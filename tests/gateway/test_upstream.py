@@ -1,6 +1,8 @@
 """Connections to the servers, and the pools that keep them."""
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from llamad.gateway import upstream
 from llamad.gateway.shared import Tasks
-from llamad.gateway.upstream import MAX_IDLE, Pool, Upstream, Upstreams
+from llamad.gateway.upstream import MAX_IDLE, IdleCount, Pool, Upstream, Upstreams
 from llamad.host.address import TcpAddress, UnixAddress
 from tests.folders import short_folder
 from tests.gateway.fleets import until
@@ -23,6 +25,7 @@ class Wants:
         self.told: asyncio.Queue[Upstream | str] = asyncio.Queue()
         self.data = b""
         self.ended: list[Exception | None] = []
+        self.lacking: list[bool] = []
 
     def opened(self, upstream: Upstream) -> None:
         upstream.receiver = self
@@ -30,6 +33,7 @@ class Wants:
 
     def not_opened(self, reason: str, *, lacking: bool) -> None:
         self.told.put_nowait(reason)
+        self.lacking.append(lacking)
 
     def received(self, data: bytes) -> None:
         self.data += data
@@ -116,6 +120,47 @@ async def test_connection_that_cannot_be_is_told(tasks: Tasks) -> None:
     assert "/nowhere: No such file" in str(await wants.outcome())
     Pool(TcpAddress("127.0.0.1", 1), tasks.spawn, 0.0).connect(wants)
     assert "127.0.0.1:1" in str(await wants.outcome())
+
+
+async def test_a_host_that_goes_without_a_word_is_noticed(tasks: Tasks) -> None:
+    """A far host that lost power hung its clients until their own time-outs."""
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    async with server:
+        wants = Wants()
+        Pool(TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1]), tasks.spawn, 0.0).connect(wants)
+        one = await wants.outcome()
+        assert isinstance(one, Upstream)
+        sock = one.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+        one.drop()
+        await until(lambda: writers)
+        writers[0].close()
+
+
+async def test_a_lack_of_descriptors_is_not_the_servers_silence(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opens(self: Pool, one: Upstream) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Pool, "_open", opens)
+    wants = Wants()
+    a_pool(tasks).connect(wants)
+    assert "Too many open files" in str(await wants.outcome())
+    assert wants.lacking == [True]
+
+
+async def test_idle_connections_of_all_servers_together_are_bounded(tasks: Tasks) -> None:
+    pools = Upstreams(tasks.spawn, lambda: 0.0, IdleCount(4))
+    kept = []
+    for number in range(10):
+        one = a_connection(pools.pool(UnixAddress(Path(f"/{number}"))))
+        one.keep()
+        kept.append(one)
+    assert [closed(one) for one in kept] == [False] * 4 + [True] * 6
+    assert pools.pool(UnixAddress(Path("/0"))).take() is kept[0]
+    assert pools.count.now == 3
 
 
 async def test_connecting_has_an_end(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """One GET over real sockets: what is answered, and every way of not answering."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamad.host.address import Address, TcpAddress, UnixAddress
-from llamad.servers.probe import MAX_BODY, ProbeAnswer, ProbeError, probe
+from llamad.servers.probe import MAX_BODY, CannotProbeError, ProbeAnswer, ProbeError, probe
 from tests.folders import short_folder
 from tests.waiting import until
 
@@ -156,3 +157,14 @@ async def test_a_tcp_server_is_asked_by_its_name() -> None:
         assert await probe(TcpAddress("127.0.0.1", port), "/", timeout=5) == ProbeAnswer(200, b"1")
         await done.wait()
     assert b"Host: 127.0.0.1:%d\r\n" % port in requests[0]
+
+
+async def test_what_could_not_be_asked_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe without a descriptor counted as a server that does not answer, and the server was killed."""
+
+    async def lacks(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", lacks)
+    with pytest.raises(CannotProbeError, match="Too many open files"):
+        await probe(UnixAddress(Path("/nowhere")), "/health", timeout=1)
