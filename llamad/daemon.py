@@ -6,13 +6,14 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from llamad import __version__
-from llamad.beginning import first_config, make, take_over
+from llamad.beginning import First, first_config, make, take_over
 from llamad.config.model import Config
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
@@ -45,6 +46,7 @@ from llamad.servers.probe import probe
 from llamad.verbs import Verbs
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 BARRIER_TIMEOUT = 5.0
 ANSWER_TIME = 0.1
 """Seconds that the answer to `llamad upgrade` has to reach its client."""
@@ -69,9 +71,9 @@ def run(config: Path) -> int:
     except LlamadError as error:
         log.error("%s", error, extra={"event": "cannot-run"})
         return error.exit_code
-    except Exception:  # the last resort: whatever it is, it stands in the journal, and systemd restarts llamad
+    except Exception:  # whatever it is, it stands in the journal, and systemd restarts llamad
         log.exception("llamad ends because of a bug", extra={"event": "bug"})
-        return ExitCode.FAILED
+        return ExitCode.SOFTWARE
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -186,25 +188,42 @@ class Daemon:
         socket = config.control.socket or self._directories.control_socket
         with self._signals():
             async with control(verbs, socket, uid=os.geteuid()), asyncio.TaskGroup() as services:
-                background = [services.create_task(one) for one in self._services(watchdog)]
+                background = [services.create_task(self._surely(one)) for one in self._services(watchdog)]
                 try:
                     async with self._fleet:
-                        await take_over(
-                            first.wanted, self._fleet, self._launcher, self._groups, self._notifier,
-                            self._directories, self._handed,
-                        )  # fmt: skip
-                        self._reloader.accept(first.loaded, config)
-                        self._reloader.error = first.error
-                        async with self._front.open(config, self._handed):
-                            code = await self._live(config)
-                        if self._upgrading:
-                            await self._leave_servers()
+                        code = await self._surely(self._serve_servers(first))
                 finally:
                     for task in background:
                         task.cancel()
         await self._notifier.barrier(BARRIER_TIMEOUT)
         log.info("llamad ends", extra={"event": "end"})
         return code
+
+    async def _serve_servers(self, first: First) -> int:
+        """What happens inside the fleet's block. Returns the exit code."""
+        await take_over(
+            first.wanted, self._fleet, self._launcher, self._groups, self._notifier, self._directories, self._handed
+        )
+        self._reloader.accept(first.loaded, first.config)
+        self._reloader.error = first.error
+        async with self._front.open(first.config, self._handed):
+            code = await self._live(first.config)
+        if self._upgrading:
+            await self._leave_servers("upgrade", ExitCode.OK)
+        return code
+
+    async def _surely(self, part: Awaitable[_T]) -> _T:
+        """The last resort of llamad: an error that leaves a part of it is a bug of ours, and no reason to end a model.
+        Where systemd starts llamad again, this one ends as it would by a crash, and its successor takes the servers
+        over. In the foreground, and on its way to an end that was asked for, they end with it.
+        """
+        try:
+            return await part
+        except Exception:
+            if self._notifier.can_store and not self._stop.is_set():
+                log.exception("llamad ends because of a bug", extra={"event": "bug"})
+                await self._leave_servers("a bug in llamad", ExitCode.SOFTWARE)
+            raise
 
     async def _live(self, config: Config) -> int:
         """From the first configuration to the wish to stop."""
@@ -308,12 +327,13 @@ class Daemon:
         self._upgrading = True
         asyncio.get_running_loop().call_later(ANSWER_TIME, self._stop.set)
 
-    async def _leave_servers(self) -> None:
-        """End this process at once and orderly, with every server as it is."""
-        self._notifier.status("upgrade: the servers go on")
+    async def _leave_servers(self, why: str, code: ExitCode) -> NoReturn:
+        """End this process at once, with every server as it is: the next llamad takes them over."""
+        self._notifier.status(f"{why}: the servers go on")
+        self._launcher.store_again()
         await self._notifier.barrier(BARRIER_TIMEOUT)
-        log.info("llamad ends for an upgrade; its servers go on", extra={"event": "upgrade"})
-        os._exit(ExitCode.OK)
+        log.info("llamad ends (%s); its servers go on", why, extra={"event": "left"})
+        os._exit(code)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 64
     UNAVAILABLE = 69
+    SOFTWARE = 70
     IO = 74
     NOT_ALLOWED = 77
     CONFIG = 78

@@ -132,10 +132,11 @@ class Front:
                 self._gateway = None
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
-                if not self._notifier.can_store and not any(inherited.values()):  # systemd's are its to remove
-                    await gateway.withdraw()
-                longest = max((one.stop.drain_timeout for one in self._fleet.configs.values()), default=0.0)
-                await drain(gateway.drain, self._fleet.in_hand, grace=min(GRACE, longest))
+            # not after a bug of ours: then no request is waited for
+            if not self._notifier.can_store and not any(inherited.values()):  # systemd's are its to remove
+                await gateway.withdraw()
+            longest = max((one.stop.drain_timeout for one in self._fleet.configs.values()), default=0.0)
+            await drain(gateway.drain, self._fleet.in_hand, grace=min(GRACE, longest))
 
     async def _follow(self, gateway: Gateway) -> None:
         """Apply what was accepted, and have systemd keep the sockets: without them a client of a restarting llamad

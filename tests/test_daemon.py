@@ -256,6 +256,25 @@ def test_sigkill_leaves_no_child_and_the_next_one_starts_clean() -> None:
         assert one.end() == 0
 
 
+def test_a_bug_of_llamads_own_leaves_no_orphan_where_nobody_would_take_it_over() -> None:
+    with a_llamad() as one:
+        one.configure({"a": {}, "b": {"replicas": 2}})
+        fault = one.folder / "fault"
+        (one.folder / "sitecustomize.py").write_text(
+            "import os\nfrom llamad.reporter import Reporter\nusual = Reporter.line\ndef line(reporter):\n"
+            f"    if os.path.exists({str(fault)!r}):\n        raise KeyError('a fault')\n    return usual(reporter)\n"
+            "Reporter.line = line\n"
+        )
+        one.start(PYTHONPATH=f"{one.folder}:{Path(__file__).parents[1]}")
+        pids = [one.wait_for(name)["pid"] for name in ("a", "b")]
+        fault.touch()
+        one.send(signal.SIGHUP)
+        assert one.wait() == ExitCode.SOFTWARE
+        assert "KeyError: 'a fault'" in one.log
+        for pid in pids:
+            wait_until(lambda pid=pid: open_pidfd(pid) is None)  # type: ignore[misc]
+
+
 def test_the_unix_socket_of_the_gateway_is_gone_after_a_clean_end() -> None:
     with a_llamad() as one:
         path = one.folder / "g.sock"

@@ -8,10 +8,13 @@ import socket
 import sys
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from llamad.errors import ExitCode
+from llamad.reap import comes_back
 from tests.llamads import Llamad, a_llamad
 from tests.service_manager import ServiceManager, service_manager
 from tests.waiting import wait_until
@@ -216,6 +219,94 @@ def test_an_upgrade_leaves_the_servers_to_the_next_llamad(llamad: Llamad, manage
     llamad.start()
     assert llamad.wait_for("a")["pid"] == pid
     assert llamad.end() == 0
+
+
+FAULTS = {
+    "a part beside the fleet": "from llamad.reporter import Reporter as One; name = 'line'",
+    "the life of the daemon": "from llamad.daemon import Daemon as One; name = '_live'",
+    "a task of the gateway": "from llamad.gateway.admission import Queues as One; name = '_ensure_ready'",
+}
+"""What is broken, and where: a method that raises once the file `fault` is there."""
+BROKEN = """
+import inspect, os
+{where}
+usual = getattr(One, name)
+def raise_it():
+    if os.path.exists({flag!r}):
+        raise KeyError("a fault")
+def broken(*args):
+    raise_it()
+    return usual(*args)
+async def broken_task(*args):
+    raise_it()
+    return await usual(*args)
+setattr(One, name, broken_task if inspect.iscoroutinefunction(usual) else broken)
+"""
+
+
+def with_fault(llamad: Llamad, where: str) -> dict[str, str]:
+    """The environment in which llamad's code is broken at that place, once `fault` is there."""
+    code = BROKEN.format(where=FAULTS[where], flag=str(llamad.folder / "fault"))
+    (llamad.folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{llamad.folder}:{Path(__file__).parents[1]}"}
+
+
+def ask(path: Path, model: str) -> None:
+    """A request by the gateway's unix socket; whatever becomes of it."""
+    with socket.socket(socket.AF_UNIX) as sock, suppress(OSError):
+        sock.settimeout(10)
+        sock.connect(str(path))
+        body = f'{{"model":"{model}","prompt":"x"}}'
+        sock.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        sock.recv(1)
+
+
+@pytest.mark.parametrize("where", FAULTS)
+def test_a_llamad_that_ends_by_its_own_bug_leaves_its_servers_to_the_next(
+    where: str, llamad: Llamad, manager: ServiceManager
+) -> None:
+    """As a crash does: with a status that systemd restarts after, nothing stopped, everything in the store."""
+    gateway = llamad.folder / "g"
+    llamad.configure({"a": {}, "d": {"start": "on-demand"}}, gateway={"listen": f"unix:{gateway}"})
+    fault = llamad.folder / "fault"
+    if where == "the life of the daemon":  # it is in it from the start on: an earlier one has left the server
+        llamad.start()
+        pid = llamad.wait_for("a")["pid"]
+        llamad.end(signal.SIGKILL)
+        fault.touch()
+        llamad.start(**with_fault(llamad, where))
+    else:
+        llamad.start(**with_fault(llamad, where))
+        manager.wait_for("READY=1")
+        pid = llamad.wait_for("a")["pid"]
+        fault.touch()
+        if where == "a task of the gateway":
+            ask(gateway, "d")
+        else:
+            llamad.send(signal.SIGHUP)  # STATUS is told anew
+    assert llamad.wait() == ExitCode.SOFTWARE
+    assert "KeyError: 'a fault'" in llamad.log
+    assert manager.status() == "a bug in llamad: the servers go on"
+    assert count(manager, "STOPPING=1") == 0
+    assert {"pid-a-0-0", "log-a-0-0"} <= manager.stored.keys()
+    assert comes_back(
+        {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "70"}, keep=False, stopping=False
+    )
+    fault.unlink()
+    llamad.start()
+    assert llamad.wait_for("a")["pid"] == pid
+    assert llamad.end() == 0
+
+
+def test_a_bug_that_meets_a_llamad_on_its_way_out_ends_its_servers(llamad: Llamad, manager: ServiceManager) -> None:
+    """systemd does not start it again then, and nobody would take them over."""
+    llamad.configure({"a": {"env": {"FAKE_IGNORE_TERM": "1"}, "stop": {"term_timeout": "1s"}}})
+    llamad.start(**with_fault(llamad, "a part beside the fleet"))
+    manager.wait_for("READY=1")
+    llamad.wait_for("a")
+    (llamad.folder / "fault").touch()
+    assert llamad.end() == ExitCode.SOFTWARE
+    assert manager.stored == {}
 
 
 def test_a_start_ends_what_systemd_did_not_keep(llamad: Llamad, manager: ServiceManager) -> None:
