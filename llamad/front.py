@@ -112,7 +112,6 @@ class Front:
             config.gateway,
             self._keys,
             Metrics(__version__, list(State)),
-            wanted=self._fleet.wanted,
             external_key=self._external_key,
             report=self._report,
             inherited=inherited,

@@ -52,9 +52,11 @@ class Reporter:
         finally:
             waiting.cancel()
             await asyncio.wait((waiting,))
-        failed = [name for name in always if self._should_run(name) and not self._is_up(name)]
+        now = asyncio.get_running_loop().time()
+        conditions = [self._fleet.condition(name) for name in always if name in self._fleet.configs]
+        failed = [f"{one.server} {one.line(now)}" for one in conditions if one.wanted == "running" and not one.serves]
         if failed and config.startup == "strict":
-            raise StrictStartError(f"startup is strict, and {', '.join(failed)} did not become ready")
+            raise StrictStartError(f"startup is strict: {'; '.join(failed)}")
 
     def ready(self) -> None:
         """The start is done."""
@@ -75,9 +77,8 @@ class Reporter:
         return "; ".join([*self._notices(), self._servers()])
 
     def _servers(self) -> str:
-        replicas = {name: self._fleet.board.of(name) for name in self._fleet.configs}
-        wanted = {name: self._fleet.wanted(name) == "running" for name in self._fleet.configs}
-        return status_line(replicas, wanted)
+        conditions = [self._fleet.condition(name) for name in self._fleet.configs]
+        return status_line(conditions, asyncio.get_running_loop().time())
 
     async def show_status(self) -> None:
         """Keep STATUS up to date until cancelled."""
@@ -113,10 +114,3 @@ class Reporter:
             return since
         self._notifier.restart_reset()
         return now
-
-    def _should_run(self, server: str) -> bool:
-        """Not so where it was taken out of the configuration meanwhile, or an operator had stopped it."""
-        return server in self._fleet.configs and self._fleet.wanted(server) == "running"
-
-    def _is_up(self, server: str) -> bool:
-        return any(view.state is State.READY for view in self._fleet.board.of(server))

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
 from pathlib import Path
 
 from llamad import __version__
@@ -21,7 +20,7 @@ from llamad.servers.models import ModelsFolderError, scan
 from llamad.servers.output import Line
 from llamad.servers.plan import Action
 from llamad.servers.probe import Prober
-from llamad.servers.state import State, together
+from llamad.servers.state import State
 
 
 class Verbs(operations.Operations):
@@ -137,7 +136,7 @@ class Verbs(operations.Operations):
             name
             for name, config in fleet.configs.items()
             if fleet.wanted(name) == "running" and not config.external
-            and (not fleet.is_settled(name) or fleet.failure(name) is not None)
+            and (not fleet.is_settled(name) or not fleet.condition(name).as_wanted)
         ]  # fmt: skip
 
     def _known(self, name: str) -> str:
@@ -153,11 +152,9 @@ class Verbs(operations.Operations):
     def _view(self, server: str) -> wire.ServerView:
         return wire.ServerView(
             config=self._fleet.configs[server],
-            wanted=self._fleet.wanted(server),
+            condition=self._fleet.condition(server),
             replicas=self._fleet.board.of(server),
             traffic=self._fleet.traffic(server),
-            ordered=server in self._fleet.stopped_by_order,
-            failure=self._fleet.failure(server),
             notice=self._fleet.notice(server),
         )
 
@@ -176,28 +173,16 @@ class Verbs(operations.Operations):
         for name in names:
             act(name)
         self._on_orders()
-        if wait:
-            await self._fleet.settled(names)
-            return tuple(self._settled(name) for name in names)
-        return tuple(Settled(name, self._state(name)) for name in names)  # an error would be from before the order
+        if not wait:  # what is wrong with it now would be from before the order
+            return tuple(Settled(name, self._fleet.condition(name).state) for name in names)
+        await self._fleet.settled(names)
+        return tuple(self._settled(name) for name in names)
 
     def _settled(self, server: str) -> Settled:
-        return Settled(server, self._state(server), self._why_not(server))
-
-    def _why_not(self, server: str) -> Failure | None:
-        """Why it is not as it is wanted; in whole words where it is ready all the same."""
-        failure = self._fleet.failure(server)
-        if failure is None or self._state(server) is not State.READY:
-            return failure
-        for view in self._fleet.board.of(server):
-            if (error := view.last_error) is not None:
-                kept, partly = f"not replaced: {error.message}; the old one goes on", f"replica {view.key.index} is "
-                message = kept if view.state is State.READY else f"{partly}{view.state}: {error.message}"
-                return replace(error, message=message)
-        return failure
-
-    def _state(self, server: str) -> State:
-        return together(view.state for view in self._fleet.board.of(server))
+        if server not in self._fleet.configs:  # a reload took it away meanwhile
+            return Settled(server, State.STOPPED, Failure("removed", "is no longer configured"))
+        condition = self._fleet.condition(server)
+        return Settled(server, condition.state, condition.failure)
 
 
 def _devices() -> Devices:

@@ -108,7 +108,9 @@ def test_a_server_that_fails_ends_the_start_only_where_it_is_strict(startup: str
                 if startup == "settle":
                     await one.reporter.until_started(config)
                 else:
-                    with pytest.raises(StrictStartError, match="startup is strict, and a did not become ready"):
+                    with pytest.raises(
+                        StrictStartError, match="startup is strict: a failed: it ended with exit code 1"
+                    ):
                         await one.reporter.until_started(config)
 
     tell(story)

@@ -91,7 +91,7 @@ def test_a_verb_that_waits_tells_how_each_came_to_rest_in_the_order_asked() -> N
     async def story() -> None:
         async with asked(start="manual") as one:
             began = await one.verbs.start(("b", "first"), wait=False)
-            assert [(each.server, each.state) for each in began] == [("b", State.STOPPED), ("a", State.STOPPED)]
+            assert [(each.server, each.state) for each in began] == [("b", State.STARTING), ("a", State.STARTING)]
             ended = await one.verbs.start(("b", "first"), wait=True)
             assert [(each.server, each.state) for each in ended] == [("b", State.READY), ("a", State.READY)]
             pids = {view.pid for view in one.fleet.board.replicas.values()}
@@ -284,9 +284,9 @@ def test_a_plan_tells_of_a_changed_program_where_its_server_stays(monkeypatch: p
 def test_a_server_that_was_stopped_by_hand_says_so() -> None:
     async def story() -> None:
         async with asked(start="on-demand") as one:
-            assert one.verbs.status("a")["servers"][0]["reason"] == "on demand: starts at a request"
+            assert one.verbs.status("a")["servers"][0]["reason"] == "starts with a request"
             await one.verbs.stop(("a",), wait=True)
-            assert one.verbs.status("a")["servers"][0]["reason"] == "stopped by hand (llamad start a)"
+            assert one.verbs.status("a")["servers"][0]["reason"] == "was stopped by hand (llamad start a)"
 
     tell(story)
 

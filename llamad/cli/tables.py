@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llamad.cli.layout import Table
-from llamad.config.units import format_duration, format_size
-from llamad.errors import with_hint
+from llamad.config.units import format_duration, format_size, format_wait
 from llamad.host.visible import visible
 
 Document = Mapping[str, Any]
@@ -53,17 +52,13 @@ def note(server: Document, replica: Document) -> str:
     """What a person should know of a replica, in one line; nothing where all is well."""
     if replica["state"] == "loading" and replica["load_progress"] is not None:
         return f"loading {replica['load_progress']:.0%}"
-    parts = []
-    if replica["state"] not in ("ready", "stopped") and replica["last_error"] is not None:
-        parts.append(with_hint(replica["last_error"], replica["hint"]))
-    if replica["retry_in_s"] is not None:
-        parts.append(f"next try in {format_duration(replica['retry_in_s'])}")
-    parts.append(_remarks(server))
-    return visible("; ".join(part for part in parts if part))
+    alone = len(server["replicas"]) == 1
+    parts = (server["reason"] if alone else replica["reason"], server["notice"])
+    return visible("; ".join(part for part in parts if part is not None))
 
 
 def _remarks(server: Document) -> str:
-    """Why it is stopped, and what else there is to know of it."""
+    """Why nothing of it runs, and what else there is to know of it."""
     return "; ".join(text for text in (server["reason"], server["notice"]) if text is not None)
 
 
@@ -125,7 +120,7 @@ def _replica_facts(replica: Document) -> dict[str, str | None]:
         "last exit": replica["last_exit"],
         "last error": replica["last_error"],
         "hint": replica["hint"],
-        "next try": None if retry is None else f"in {format_duration(retry)}",
+        "next try": None if retry is None else format_wait(retry),
     }
 
 

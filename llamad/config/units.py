@@ -49,6 +49,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // size}{unit}" + (f" {rest}{small}" if rest else "")
 
 
+def format_wait(seconds: float) -> str:
+    """When something comes, for a person: `in 4.2s`, `at once`."""
+    return f"in {format_duration(seconds)}" if seconds >= 0.001 else "at once"
+
+
 def format_size(size: int) -> str:
     """A size for a person: powers of 1024, one digit where it helps: `1.5G`, `512M`, `900`."""
     for unit in ("T", "G", "M", "K"):

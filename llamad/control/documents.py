@@ -16,7 +16,9 @@ class ConfigDocument(TypedDict):
 
 
 class ReplicaDocument(TypedDict):
-    """One replica. `generation` tells the old from the new one while a start-first replace goes on."""
+    """One replica. `generation` tells the old from the new one while a start-first replace goes on; `reason` says in
+    one line why it is not ready, with the hint and when it is tried again.
+    """
 
     index: int
     generation: int
@@ -29,6 +31,7 @@ class ReplicaDocument(TypedDict):
     last_error: str | None
     hint: str | None
     cause: str | None
+    reason: str | None
     memory_bytes: int | None
     cpu_s: float | None
     retry_in_s: float | None
@@ -41,8 +44,8 @@ class ReplicaDocument(TypedDict):
 
 
 class ServerDocument(TypedDict):
-    """One server; `state` is that of its replicas together (`state.together`). `reason` says why it is stopped, where
-    it is; `notice` what an operator should know beside that.
+    """One server; `state` is that of its replicas together (`state.together`). `reason` says in one line why it is not
+    ready, or not in all its replicas (`explain`); `notice` what an operator should know beside that.
     """
 
     name: str

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from llamad.control.documents import (
     DevicesDocument,
@@ -22,7 +22,7 @@ from llamad.control.documents import (
     StepDocument,
 )
 from llamad.errors import LlamadError
-from llamad.servers.state import State, together
+from llamad.servers.explain import explain_replica
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from llamad.config.model import ServerConfig
     from llamad.host.devices import Devices
     from llamad.servers.board import Failure, Replica
+    from llamad.servers.explain import Condition
     from llamad.servers.models import ModelFile, Served
     from llamad.servers.plan import Step
+    from llamad.servers.state import State
     from llamad.servers.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What the daemon knows of one server at this moment. `ordered` is that an operator stopped it, `failure` why it is
-    not as it is wanted, `notice` something an operator should know that is no failure (a newer binary is there).
+    """What the daemon knows of one server at this moment. `notice` is something an operator should know that is no
+    failure (a newer binary is there).
     """
 
     config: ServerConfig
-    wanted: Literal["running", "stopped"]
+    condition: Condition
     replicas: Sequence[Replica] = ()
     traffic: Traffic | None = None
-    ordered: bool = False
-    failure: Failure | None = None
     notice: str | None = None
 
 
@@ -88,34 +88,18 @@ def server_document(view: ServerView, *, now: float) -> ServerDocument:
     model = config.hf_repo if config.model is None else str(config.model)
     return {
         "name": config.name,
-        "wanted": view.wanted,
-        "state": together(replica.state for replica in view.replicas),
+        "wanted": view.condition.wanted,
+        "state": view.condition.state,
         "aliases": list(config.aliases),
         "model": model,
         "url": config.url,
         "start": config.start,
         "in_flight": 0 if traffic is None else traffic.total,
         "queued": 0 if traffic is None else traffic.queued,
-        "reason": _reason(view),
+        "reason": view.condition.reason(now),
         "notice": view.notice,
         "replicas": [_replica_document(replica, view, now=now) for replica in view.replicas],
     }
-
-
-def _reason(view: ServerView) -> str | None:
-    """Why nothing of a server runs."""
-    config = view.config
-    if any(replica.state is not State.STOPPED for replica in view.replicas):
-        return None
-    if view.ordered:
-        return f"stopped by hand (llamad start {config.name})"
-    if view.wanted == "running":
-        if view.failure is not None:
-            return str(view.failure)
-        return None if config.group is None and config.memory is None else "waits until others make room for it"
-    if config.start == "manual":
-        return f"manual (llamad start {config.name})"
-    return "on demand: starts at a request" if config.start == "on-demand" else "made way: starts at a request"
 
 
 def _replica_document(replica: Replica, view: ServerView, *, now: float) -> ReplicaDocument:
@@ -132,6 +116,7 @@ def _replica_document(replica: Replica, view: ServerView, *, now: float) -> Repl
         "last_error": None if failure is None else failure.message,
         "hint": None if failure is None else failure.hint,
         "cause": None if failure is None else failure.cause,
+        "reason": explain_replica(view.config, replica).reason(now),
         "memory_bytes": replica.memory_bytes,
         "cpu_s": None if replica.cpu_seconds is None else round(replica.cpu_seconds, 1),
         "retry_in_s": None if replica.retry_at is None else round(max(0.0, replica.retry_at - now), 1),

@@ -88,6 +88,7 @@ class Queues:
             backends.configs[name],
             backends.traffic(name),
             view=lambda: backends.board.of(name),
+            explain=lambda: backends.condition(name),
             start=self._have_started,
             rejected=self._rejected,
             settings=self._settings,

@@ -25,8 +25,8 @@ _BODIES_AT_ONCE = 8
 class Gateway:
     """The OpenAI port over `backends`, for an `async with` block; it takes connections once `apply` was called in it.
 
-    `wanted` is Fleet.wanted, `external_key` reads the key that an external server asks. `report` is called with one
-    line about what cannot be listened on, or None, whenever that changes. `inherited` are sockets that listen already.
+    `external_key` reads the key that an external server asks. `report` is called with one line about what cannot be
+    listened on, or None, whenever that changes. `inherited` are sockets that listen already.
     """
 
     def __init__(
@@ -36,12 +36,11 @@ class Gateway:
         keys: Keys,
         metrics: Metrics,
         *,
-        wanted: Callable[[str], str],
         external_key: Callable[[ServerConfig], str | None],
         report: Callable[[str | None], None],
         inherited: Mapping[Address, list[socket.socket]] | None = None,
     ) -> None:
-        self._policy = Policy(backends, settings, keys, metrics, wanted=wanted, external_key=external_key)
+        self._policy = Policy(backends, settings, keys, metrics, external_key=external_key)
         self._backends = backends
         self._server = GatewayServer(self._policy, self._limits(settings), report=report, inherited=inherited)
         self._stack = AsyncExitStack()

@@ -24,6 +24,7 @@ from llamad.gateway.prospects import (
 from llamad.gateway.types import Lease, Refusal, Ticket
 from llamad.gateway.waiting import Decided, Waiter, Waiting
 from llamad.servers.board import Replica
+from llamad.servers.explain import Condition
 from llamad.servers.traffic import Traffic
 
 
@@ -48,8 +49,9 @@ class Grant:
 
 
 class Line:
-    """Who waits for one server, and where its requests may go. `view` reads its replicas off the board, `start` has
-    the fleet bring it up (called once, until `started`), `rejected` is told the reason of each refusal.
+    """Who waits for one server, and where its requests may go. `view` reads its replicas off the board, `explain` says
+    why it is as it is, `start` has the fleet bring it up (called once, until `started`), `rejected` is told the reason
+    of each refusal.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Line:
         traffic: Traffic,
         *,
         view: Callable[[], Iterable[Replica]],
+        explain: Callable[[], Condition],
         start: Callable[["Line"], None],
         rejected: Callable[[str, str], None],
         settings: QueueConfig,
@@ -69,6 +72,7 @@ class Line:
         """How often its replicas changed on the board."""
         self._traffic = traffic
         self._view = view
+        self._explain = explain
         self._start = start
         self._rejected = rejected
         self._loop = asyncio.get_running_loop()
@@ -95,9 +99,8 @@ class Line:
         self, key: str | None, decided: Decided, *, retry: bool, avoid: Replica | None
     ) -> Lease | Refusal | Ticket:
         now = self._loop.time()
-        there = list(self._view())
-        if outlook(there, now) is Outlook.FAILED:
-            return self._told(failure_refusal(self.server, there, now))
+        if outlook(self._view(), now) is Outlook.FAILED:
+            return self._told(failure_refusal(self._explain(), now))
         waiter = Waiter(self, key, decided, now=now, timeout=self.settings.timeout, avoid=avoid)
         if avoid is not None and (place := pick(self._places, self._traffic.in_flight, waiter.shuns)) is not None:
             return Grant(self, place.replica, self._traffic)
@@ -130,9 +133,8 @@ class Line:
         if not self.waiting:
             return
         now = self._loop.time()
-        there = list(self._view())
-        if outlook(there, now) is Outlook.FAILED:
-            self._refuse(self._waiting.take_all(), failure_refusal(self.server, there, now))
+        if outlook(self._view(), now) is Outlook.FAILED:
+            self._refuse(self._waiting.take_all(), failure_refusal(self._explain(), now))
         else:
             self._have_it_started(now)
 
@@ -207,7 +209,7 @@ class Line:
         self._timer = None
         now = self._loop.time()
         for one in self._waiting.advance(now):
-            self._refuse([one], timeout_refusal(self.server, self._view(), now - one.since))
+            self._refuse([one], timeout_refusal(self._explain(), now - one.since, now))
         self.pump()
         if self.waiting:
             self._arm(self._waiting.next_event)

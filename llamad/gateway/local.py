@@ -1,5 +1,6 @@
 """What the gateway answers itself: what it is, whether it is well, which models there are, and its metrics."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +12,15 @@ from llamad.gateway.replies import json_answer, unknown_model
 from llamad.gateway.routes import Here, Place
 from llamad.gateway.types import Answer, Backends, Local
 from llamad.metrics import CONTENT_TYPE, Metrics
-from llamad.servers.board import Failure, Replica
-from llamad.servers.state import State, together
+from llamad.servers.explain import Condition
+from llamad.servers.state import State
 
 _OWNER = "llamad"
 _CONTEXT_ARGS = frozenset({"ctx_size", "c"})
 
 
 class LocalAnswers:
-    """`wanted` says whether a server should run now (Fleet.wanted), `key_of` which key an external one asks."""
+    """`key_of` says which key an external server asks."""
 
     def __init__(
         self,
@@ -27,13 +28,11 @@ class LocalAnswers:
         metrics: Metrics,
         asker: Asker,
         *,
-        wanted: Callable[[str], str],
         key_of: Callable[[str], str | None],
     ) -> None:
         self._backends = backends
         self._metrics = metrics
         self._asker = asker
-        self._wanted = wanted
         self._key_of = key_of
         self._since = int(time.time())  # of the models' `created`, which clients expect to be there
 
@@ -56,17 +55,15 @@ class LocalAnswers:
         """200 when every always-on server that should run has a ready replica, 503 with the reasons otherwise. One
         that was stopped by hand, or made way for another, should not run.
         """
-        down = {}
-        for name, config in self._backends.configs.items():
-            if config.start == "always" and self._wanted(name) == "running":
-                replicas = self._backends.board.of(name)
-                if together(one.state for one in replicas) is not State.READY:
-                    down[name] = _why(replicas)
+        now = asyncio.get_running_loop().time()
+        always = [name for name, config in self._backends.configs.items() if config.start == "always"]
+        conditions = [self._backends.condition(name) for name in always]
+        down = [one for one in conditions if one.wanted == "running" and not one.serves]
         if not down:
             return json_answer({"status": "ok"})
-        message = "not ready: " + ", ".join(f"{name} ({why['message'] or why['state']})" for name, why in down.items())
+        message = "not ready: " + "; ".join(one.sentence(now) for one in down)
         error = {"message": message, "type": "server_error", "param": None, "code": "not_ready"}
-        return json_answer({"error": error, "servers": down}, status=503)
+        return json_answer({"error": error, "servers": {one.server: _told(one) for one in down}}, status=503)
 
     def _own_metrics(self) -> Answer:
         return Answer(200, self._metrics.exposition(), CONTENT_TYPE)
@@ -102,7 +99,7 @@ class LocalAnswers:
             "created": self._since,
             "owned_by": _OWNER,
             "aliases": list(config.aliases),
-            "state": together(one.state for one in replicas),
+            "state": self._backends.condition(config.name).state,
             "start": config.start,
             "replicas": {"ready": sum(one.state is State.READY for one in replicas), "configured": config.replicas},
             "context": report.context if report.context is not None else _written_context(config),
@@ -128,13 +125,13 @@ def _asks_servers(query: str) -> bool:
     return any(field in ("servers=1", "servers=true") for field in query.split("&"))
 
 
-def _why(replicas: list[Replica]) -> dict[str, str | None]:
-    failure: Failure | None = next((one.last_error for one in replicas if one.last_error is not None), None)
+def _told(condition: Condition) -> dict[str, str | None]:
+    why = condition.why
     return {
-        "state": together(one.state for one in replicas),
-        "cause": failure.cause if failure is not None else None,
-        "message": (failure.public or failure.message) if failure is not None else None,
-        "hint": failure.hint if failure is not None else None,
+        "state": condition.state,
+        "cause": None if why is None else why.cause,
+        "message": None if why is None else why.public or why.message,
+        "hint": None if why is None else why.hint,
     }
 
 

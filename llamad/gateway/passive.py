@@ -14,7 +14,7 @@ from llamad.gateway.types import Answer, Backends, Headers, Local, RequestHead, 
 from llamad.host.address import Address
 from llamad.servers.board import Replica
 from llamad.servers.probe import ProbeAnswer, ProbeError
-from llamad.servers.state import State, together
+from llamad.servers.state import State
 
 ASK_TIMEOUT = 30.0
 """Seconds in which every replica has to take what concerns each: it may be busy with a batch."""
@@ -59,10 +59,11 @@ class Passive:
 
     def not_ready(self, server: str) -> Answer:
         """503: it would have to be started, or waited for."""
-        state = together(one.state for one in self._backends.board.of(server))
-        how = "; this request does not start it, one that uses the model does" if state is State.STOPPED else ""
+        condition = self._backends.condition(server)
+        how = "; this request does not start it, one that uses the model does" if condition.wanted == "stopped" else ""
+        message = f"{condition.sentence(asyncio.get_running_loop().time())}{how}"
         headers: Headers = [(b"retry-after", b"%d" % RETRY_AFTER)]
-        return error_answer(503, f"{server} is {state}{how}", kind="not_ready", headers=headers)
+        return error_answer(503, message, kind="not_ready", headers=headers)
 
     async def _find_stream(self, found: ToServer, head: RequestHead, there: Sequence[Replica]) -> Answer | ToServer:
         """The replica that has the conversation; of several the one where it began last."""

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 class Policy:
     """Implements types.Policy. Use it as `async with`: inside, it follows the board and may ask the fleet.
 
-    `wanted` is Fleet.wanted; `external_key` reads the key that an external server asks (LlamadError where it cannot
-    be read), and is called once for each accepted configuration.
+    `external_key` reads the key that an external server asks (LlamadError where it cannot be read), and is called once
+    for each accepted configuration.
     """
 
     def __init__(
@@ -43,7 +43,6 @@ class Policy:
         keys: Keys,
         metrics: Metrics,
         *,
-        wanted: Callable[[str], str],
         external_key: Callable[[ServerConfig], str | None],
         prober: Prober = probe,
         send: Send = send,
@@ -53,7 +52,7 @@ class Policy:
         self._clock = asyncio.get_running_loop().time
         self._configs: Mapping[str, ServerConfig] | None = None
         self._external_key = external_key
-        self._local = LocalAnswers(backends, metrics, Asker(prober), wanted=wanted, key_of=self._server_key)
+        self._local = LocalAnswers(backends, metrics, Asker(prober), key_of=self._server_key)
         self._passive = Passive(backends, send)
         self._stack = AsyncExitStack()
         self.admission = Queues(backends, settings.queue, rejected=self._rejected)

@@ -9,7 +9,8 @@ from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
 from llamad.errors import LlamadError, ServerDownError
 from llamad.gateway.types import Refusal
-from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.board import Replica, ReplicaKey
+from llamad.servers.explain import Condition
 from llamad.servers.state import State
 
 RETRY_SOON = 5.0
@@ -48,17 +49,12 @@ def _retries_soon(replica: Replica, now: float) -> bool:
     return replica.state is State.FAILED and replica.retry_at is not None and replica.retry_at - now <= RETRY_SOON
 
 
-def failure_refusal(server: str, replicas: Iterable[Replica], now: float) -> Refusal:
-    """503 for a server whose replicas failed: the first named cause, its hint, and when the next try is due."""
-    failed = [one for one in replicas if one.state is State.FAILED]
-    unnamed = Failure("failed", "it ended again and again", f"`llamad logs {server}` shows its output")
-    why = next((one.last_error for one in failed if one.last_error is not None), unnamed)
-    retries = [max(one.retry_at - now, 0.0) for one in failed if one.retry_at is not None]
-    message = f"{server} is down: {why.for_clients}"
-    if not retries:
-        return Refusal(503, why.cause, message)
-    after = min(retries)
-    return Refusal(503, why.cause, f"{message}; the next try is in {format_duration(after)}", max(ceil(after), 1))
+def failure_refusal(condition: Condition, now: float) -> Refusal:
+    """503 for a server that failed: its cause, its hint, and when the next try is due."""
+    cause = str(condition.state) if condition.why is None else condition.why.cause
+    after = condition.retry_in(now)
+    message = condition.sentence(now)
+    return Refusal(503, cause, message, None if after is None else max(ceil(after), 1))
 
 
 def down_refusal(server: str, error: LlamadError) -> Refusal:
@@ -82,13 +78,12 @@ def crowded_refusal(server: str) -> Refusal:
     return Refusal(429, "queue_share", message, RETRY_AFTER)
 
 
-def timeout_refusal(server: str, replicas: Iterable[Replica], waited: float) -> Refusal:
-    """503 for a request that waited long enough, with what is known of the reason."""
-    states = [one for one in replicas if one.state is not State.READY]
-    why = next((one.last_error for one in states if one.last_error is not None), None)
-    message = f"no replica of {server} was free within {format_duration(waited)}"
-    detail = f"; the last failure: {why.for_clients}" if why is not None else ""
-    return Refusal(503, "queue_timeout", message + detail, RETRY_AFTER)
+def timeout_refusal(condition: Condition, waited: float, now: float) -> Refusal:
+    """503 for a request that waited long enough, with what the server is doing."""
+    name, within = condition.server, format_duration(waited)
+    busy = f"no replica of {name} was free within {within}"
+    message = busy if condition.as_wanted else f"{busy}: {condition.sentence(now)}"
+    return Refusal(503, "queue_timeout", message, RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 from llamad.config.model import ServerConfig
 from llamad.gateway.enginepaths import Kind
 from llamad.servers.board import Board, Replica
+from llamad.servers.explain import Condition
 from llamad.servers.traffic import Traffic
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -154,6 +155,10 @@ class Backends(Protocol):
 
     def traffic(self, server: str) -> Traffic:
         """The traffic record of a server in `configs`; the gateway is its only writer."""
+        ...
+
+    def condition(self, server: str) -> Condition:
+        """What is wanted of a server in `configs`, what is, and why not."""
         ...
 
     async def ensure_ready(self, server: str) -> None:

@@ -17,7 +17,8 @@ from llamad.errors import ServerDownError, UnknownServerError
 from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.backoff import count_failures, next_retry
-from llamad.servers.board import Board, Failure
+from llamad.servers.board import Board
+from llamad.servers.explain import Condition, explain
 from llamad.servers.leftovers import Adopted
 from llamad.servers.member import Member, Target
 from llamad.servers.output import Output
@@ -130,11 +131,12 @@ class Fleet:
         """The servers that an operator stopped."""
         return frozenset(name for name, will in self._wills.items() if will.order == "stop")
 
-    def failure(self, server: str) -> Failure | None:
-        """Why a server is not as it is wanted, where it is not: blocked, failed, or not replaced."""
+    def condition(self, server: str) -> Condition:
+        """What is wanted of a server, what is, and why not (`explain`). UnknownServerError."""
         self._member(server)
-        errors = (view.last_error for view in self.board.of(server))
-        return self._room.blocked(server) or next((error for error in errors if error is not None), None)
+        will, room = self._wills[server], self._room.verdict(server)
+        replicas = self.board.of(server)
+        return explain(self.configs[server], replicas, running=will.running, order=will.order, room=room)
 
     def notice(self, server: str) -> str | None:
         """What an operator should know that is no failure."""
@@ -167,12 +169,8 @@ class Fleet:
         """Have it run, and return when one replica is ready. ServerDownError names why it will not be."""
         member = self._member(server)
         will = self._wills[server]
-        if will.order == "stop":
-            raise ServerDownError(f"{server} was stopped", cause="stopped", hint=f"start it: llamad start {server}")
-        if not will.running and self.configs[server].start == "manual":
-            raise ServerDownError(
-                f"{server} is started by hand only", cause="stopped", hint=f"start it: llamad start {server}"
-            )
+        if not will.running and (will.order == "stop" or self.configs[server].start == "manual"):
+            raise self._down(server)
         member.traffic.last_used = asyncio.get_running_loop().time()
         if not will.running:
             self._want(server, demand=True)
@@ -183,14 +181,8 @@ class Fleet:
             member.awaited -= 1
         if self._members.get(server) is not member:
             raise UnknownServerError(server, tuple(self.configs))
-        if failure := self._down(server):
-            after = self._retry_after(server)
-            raise ServerDownError(
-                f"{server}: {failure.public or failure.message}",
-                cause=failure.cause,
-                hint=failure.hint,
-                retry_after=after,
-            )
+        if not self.condition(server).serves:
+            raise self._down(server)
 
     async def settled(self, servers: Iterable[str]) -> None:
         """Return when each of the servers has come to rest: ready, failed, or stopped as wanted."""
@@ -202,9 +194,7 @@ class Fleet:
         member = self._members.get(server)
         if member is None:
             return True
-        if self._room.blocked(server):
-            return True
-        if member.busy:
+        if member.busy and not self._room.is_blocked(server):
             return False
         config = member.target.intent.config
         rest = {State.READY, State.FAILED}
@@ -267,23 +257,16 @@ class Fleet:
     def _decided(self, member: Member) -> bool:
         states = [view.state for view in self.board.of(member.name)]
         gone = self._members.get(member.name) is not member
-        if gone or State.READY in states or self._room.blocked(member.name):
+        if gone or State.READY in states:
             return True
-        if member.busy or len(states) < member.posted:
+        if (member.busy and not self._room.is_blocked(member.name)) or len(states) < member.posted:
             return False
         return all(state in (State.FAILED, State.BACKOFF) for state in states)
 
-    def _down(self, server: str) -> Failure | None:
-        views = self.board.of(server)
-        if any(view.state is State.READY for view in views):
-            return None
-        errors = [view.last_error for view in views if view.last_error is not None]
-        return self._room.blocked(server) or (errors[0] if errors else Failure("stopped", "it was stopped"))
-
-    def _retry_after(self, server: str) -> float | None:
-        now = asyncio.get_running_loop().time()
-        times = [view.retry_at - now for view in self.board.of(server) if view.retry_at is not None]
-        return max(min(times), 0.0) if times else None
+    def _down(self, server: str) -> ServerDownError:
+        condition, now = self.condition(server), asyncio.get_running_loop().time()
+        cause = str(condition.state) if condition.why is None else condition.why.cause
+        return ServerDownError(condition.sentence(now), cause=cause, retry_after=condition.retry_in(now))
 
     async def _stop_idle(self) -> None:
         with self._around.pulse.part("idle servers", within=SLACK) as beat:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from llamad.config.model import ServerConfig
 from llamad.host.threads import aside
 from llamad.servers.around import Around
-from llamad.servers.board import Failure
+from llamad.servers.explain import no_room
 from llamad.servers.member import Member
 from llamad.servers.residency import Device, Resident, Verdict, room_for
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN = 0.1
 """Seconds: traffic that ends is not on the board."""
-_HINT = "see memory:, group: and gateway.memory_budget:"
 MEMORY_WAIT = 10.0
 """Seconds that memory of an ended server may take to become free (VRAM: 0.5 to 1.5 s were seen)."""
 
@@ -38,12 +37,16 @@ class Room:
         """Whether nothing of `server` runs because it waits here."""
         return server in self._line and not self._members[server].posted
 
-    def blocked(self, server: str) -> Failure | None:
-        """Why `server`, which waits here, cannot start at all as things are at this moment."""
+    def verdict(self, server: str) -> Verdict | None:
+        """What `server`, which waits here, needs before it may start; None where it does not wait."""
         if server not in self._line or not self._members[server].target.running:
             return None
-        why = self._verdict(self._members[server].target.intent.config).never
-        return None if why is None else Failure("no-room", why, _HINT, permanent=True)
+        return self._verdict(self._members[server].target.intent.config)
+
+    def is_blocked(self, server: str) -> bool:
+        """Whether `server`, which waits here, cannot start at all as things are at this moment."""
+        verdict = self.verdict(server)
+        return verdict is not None and verdict.never is not None
 
     async def make(self, server: str) -> None:
         """Return when `server` may start beside what runs (others made way, and their memory is really free), or when
@@ -62,7 +65,7 @@ class Room:
                     await self._memory_free(config)
                     waited = False
                     continue  # that took its time: others may have come
-                self._tell(server, verdict.never)
+                self._tell(server, verdict)
                 waited = waited or not verdict.never
                 for name in verdict.evict:
                     log.info("makes way for %s", server, extra={"server": name, "event": "evicted"})
@@ -70,7 +73,7 @@ class Room:
                 await self._changed(member)
         finally:
             self._line.remove(server)
-            self._tell(server, None)
+            self._tell(server, Verdict())
 
     def _verdict(self, config: ServerConfig) -> Verdict:
         if config.group is None and config.memory is None:
@@ -91,15 +94,15 @@ class Room:
                 residents.append(Resident(config, idle=False, last_used=traffic.last_used))
         return residents
 
-    def _tell(self, server: str, why: str | None) -> None:
-        """Log, once, why a server cannot start as things are; None: nothing keeps it any more."""
-        if why == self._told.get(server):
+    def _tell(self, server: str, verdict: Verdict) -> None:
+        """Log, once, why a server cannot start as things are, where that is so."""
+        if verdict.never == self._told.get(server):
             return
-        if why is None:
+        if verdict.never is None:
             del self._told[server]
         else:
-            self._told[server] = why
-            log.error("cannot start: %s (%s)", why, _HINT, extra={"server": server, "event": "no-room"})
+            self._told[server] = verdict.never
+            log.error("%s", no_room(verdict), extra={"server": server, "event": "no-room"})
         self._board.wake_waiters()
 
     async def _changed(self, member: Member) -> None:

@@ -9,7 +9,7 @@ import logging
 import math
 
 from llamad.config.model import ServerConfig
-from llamad.config.units import format_duration
+from llamad.config.units import format_wait
 from llamad.host.pulse import SLACK
 from llamad.servers import starting
 from llamad.servers.around import Around
@@ -168,7 +168,7 @@ class Supervisor:
             self._around.reread()  # what to run has to be found out anew
 
     def _tell(self, failure: Failure, *, given_up: bool, delay: float | None) -> None:
-        after = "not tried again by itself" if delay is None else f"tried again in {format_duration(delay)}"
+        after = "not tried again by itself" if delay is None else f"tried again {format_wait(delay)}"
         what = "failed" if given_up else "down"
         level = logging.ERROR if given_up else logging.WARNING
         tell(log, level, self.key, "%s: %s; %s", what, failure, after, event=what, cause=failure.cause)

@@ -18,6 +18,7 @@ from llamad.gateway.keys import Keys
 from llamad.host.address import TcpAddress, UnixAddress
 from llamad.metrics import Metrics
 from llamad.servers.board import Board, Replica, ReplicaKey
+from llamad.servers.explain import Condition, explain
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
 
@@ -38,6 +39,9 @@ class OneServer:
     def traffic(self, server: str) -> Traffic:
         return self._traffic
 
+    def condition(self, server: str) -> Condition:
+        return explain(self.configs[server], self.board.of(server), running=True)
+
     async def ensure_ready(self, server: str) -> None:
         return
 
@@ -53,7 +57,6 @@ async def serve(port: int, socket: Path, key: str) -> None:
         settings,
         keys,
         Metrics("bench", list(State)),
-        wanted=lambda _: "running",
         external_key=lambda _: None,
         report=lambda problem: print(problem or "listening", flush=True),
     )

@@ -23,6 +23,7 @@ from llamad.host.address import UnixAddress
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.gguf import Header
 from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.explain import explain
 from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
@@ -33,8 +34,8 @@ def a_status(*servers: ServerView, error: str | None = None) -> StatusDocument:
 
 
 def a_server(name: str, *replicas: Replica, notice: str | None = None, **config: object) -> ServerView:
-    given = {"name": name, "model": Path(f"/m/{name}.gguf"), **config}
-    return ServerView(ServerConfig.model_validate(given), "running", replicas, notice=notice)
+    of = ServerConfig.model_validate({"name": name, "model": Path(f"/m/{name}.gguf"), **config})
+    return ServerView(of, explain(of, replicas, running=of.start == "always"), replicas, notice=notice)
 
 
 def some_servers() -> StatusDocument:
@@ -51,21 +52,14 @@ def some_servers() -> StatusDocument:
         started_at=87.5,
         restarts=2,
         last_exit="killed by SIGSEGV",
-        last_error=Failure("segfault", "it crashed", "update llama.cpp"),
         memory_bytes=170 << 20,
         slots=4,
         busy_slots=1,
         tokens_per_s=41.5,
     )
-    qwen = ServerView(
-        ServerConfig(name="qwen", model=Path("/m/qwen.gguf"), aliases=("default",), replicas=2, gpus=((0, 1),)),
-        "running",
-        (
-            ready,
-            Replica(ReplicaKey("qwen", 1), state=State.LOADING, pid=4712, started_at=99.0, load_progress=0.62),
-        ),
-        traffic,
-    )
+    loading = Replica(ReplicaKey("qwen", 1), state=State.LOADING, pid=4712, started_at=99.0, load_progress=0.62)
+    config = ServerConfig(name="qwen", model=Path("/m/qwen.gguf"), aliases=("default",), replicas=2, gpus=((0, 1),))
+    qwen = ServerView(config, explain(config, (ready, loading), running=True), (ready, loading), traffic)
     failure = Failure("corrupt-gguf", "corrupt GGUF", "download it again")
     embed = a_server(
         "embed",
@@ -82,8 +76,8 @@ def test_the_status_as_plain_text() -> None:
         "qwen/1  loading  running  4712      1s         0         0       -         -       -  0,1  loading 62%",
         "embed   backoff  running     -       -         1         0       0         -       -  -"
         "    corrupt GGUF (download it again); next try in 4.2s",
-        "spare   stopped  running     -       -         -         -       0         -       -  -"
-        "    needs memory that qwen uses",
+        "spare   stopped  stopped     -       -         -         -       0         -       -  -"
+        "    starts with a request; needs memory that qwen uses",
     ]
 
 
@@ -95,6 +89,7 @@ def test_all_about_a_server() -> None:
         "  aliases:    default",
         "  start:      always",
         "  requests:   1 in flight, 3 queued",
+        "  why:        replica 1 is loading 62 %",
         "  replica 0: ready",
         "    pid:        4711",
         "    address:    unix:/run/q.sock",
@@ -106,8 +101,6 @@ def test_all_about_a_server() -> None:
         "    gpus:       0,1",
         "    restarts:   2",
         "    last exit:  killed by SIGSEGV",
-        "    last error: it crashed",
-        "    hint:       update llama.cpp",
         "  replica 1: loading",
         "    pid:        4712",
         "    uptime:     1s",
@@ -127,11 +120,11 @@ def test_every_row_of_plain_text_has_every_cell_and_is_one_line() -> None:
     assert row[-1] == r"line one\nline two\x1b[2J"
 
 
-def test_a_mended_error_is_not_shown_as_one() -> None:
+def test_a_server_that_was_not_replaced_says_so_and_a_mended_error_is_not_shown() -> None:
     failure = Failure("x", "it crashed")
-    for state in (State.READY, State.STOPPED):
+    for state, words in ((State.READY, "not replaced: it crashed; the old one goes on"), (State.STARTING, "")):
         status = a_status(a_server("qwen", Replica(ReplicaKey("qwen", 0), state=state, last_error=failure)))
-        assert note(status["servers"][0], status["servers"][0]["replicas"][0]) == ""
+        assert note(status["servers"][0], status["servers"][0]["replicas"][0]) == words
 
 
 def test_what_a_person_should_know_of_a_server_that_runs_is_noted_too() -> None:
@@ -142,10 +135,11 @@ def test_what_a_person_should_know_of_a_server_that_runs_is_noted_too() -> None:
 
 def test_why_a_server_is_stopped_is_noted() -> None:
     config = ServerConfig(name="spare", model=Path("/m/s.gguf"), start="manual")
-    status = a_status(ServerView(config, "stopped", notice="a newer binary is there"))
+    condition = explain(config, (), running=False)
+    status = a_status(ServerView(config, condition, notice="a newer binary is there"))
     (row,) = status_table(status).rows
-    assert row[-1] == "manual (llamad start spare); a newer binary is there"
-    assert "  why:        manual (llamad start spare)" in list(details(status))
+    assert row[-1] == "is started by hand only (llamad start spare); a newer binary is there"
+    assert "  why:        is started by hand only (llamad start spare)" in list(details(status))
     assert list(status_changes(None, status)) == [f"spare stopped: {row[-1]}"]
 
 
@@ -175,7 +169,7 @@ def test_watching_tells_changes_of_state_only() -> None:
         return a_status(a_server("qwen", replica), a_server("spare"))
 
     first = now(State.LOADING, load_progress=0.1)
-    assert list(status_changes(None, first)) == ["qwen/0 loading: 10%", "spare stopped"]
+    assert list(status_changes(None, first)) == ["qwen/0 loading: 10%", "spare starting"]
     assert list(status_changes(first, now(State.LOADING, load_progress=0.2))) == []
     failed = now(State.FAILED, last_error=Failure("x", "corrupt GGUF"))
     assert list(status_changes(first, failed)) == ["qwen/0 loading -> failed: corrupt GGUF"]
@@ -238,7 +232,7 @@ def test_the_status_on_a_narrow_terminal() -> None:
     assert below == [
         "qwen/1: loading 62%",
         "embed: corrupt GGUF (download it again); next try in 4.2s",
-        "spare: needs memory that qwen uses",
+        "spare: starts with a request; needs memory that qwen uses",
     ]
     assert list(fitted(status_table(some_servers()), 10)[0].titles) == ["NAME", "STATE"]
 

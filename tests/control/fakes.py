@@ -27,6 +27,7 @@ from llamad.errors import ConfigError, LlamadError, UnknownServerError
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.gguf import Header
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
+from llamad.servers.explain import explain
 from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State, together
@@ -89,8 +90,12 @@ class FakeOperations:
             server = "qwen" if server == "q" else server
             self.known(server)
         names = self.names if server is None else (server,)
-        views = [ServerView(self._config(name), "running", self.board.of(name), self.traffic) for name in names]
+        views = [self._view(self._config(name)) for name in names]
         return status_document(version="0", ready=True, config=ConfigView(), servers=views, now=12.5)
+
+    def _view(self, config: ServerConfig) -> ServerView:
+        replicas = self.board.of(config.name)
+        return ServerView(config, explain(config, replicas, running=True), replicas, self.traffic)
 
     def _config(self, name: str) -> ServerConfig:
         if name in self.external:

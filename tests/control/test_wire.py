@@ -5,7 +5,6 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 
@@ -28,6 +27,7 @@ from llamad.host.address import UnixAddress
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.gguf import Header
 from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.explain import explain
 from llamad.servers.models import Kind, ModelFile, Served
 from llamad.servers.plan import Action, Step
 from llamad.servers.state import State
@@ -43,15 +43,16 @@ REPLICA = {
     *("last_exit", "last_error", "hint", "memory_bytes", "cpu_s"),
 }
 REPLICA_MORE = {
-    *("generation", "cause", "retry_in_s", "in_flight", "slots"),
+    *("generation", "cause", "reason", "retry_in_s", "in_flight", "slots"),
     *("busy_slots", "tokens_per_s", "load_progress", "gpus"),
 }
 
 
 def a_view(replica: Replica | None = None, **config: object) -> ServerView:
     """A server `qwen` with one replica."""
-    given = {"name": "qwen", "model": Path("/m/q.gguf"), **config}
-    return ServerView(ServerConfig.model_validate(given), "running", [replica or Replica(ReplicaKey("qwen", 0))])
+    of = ServerConfig.model_validate({"name": "qwen", "model": Path("/m/q.gguf"), **config})
+    replicas = [replica or Replica(ReplicaKey("qwen", 0))]
+    return ServerView(of, explain(of, replicas, running=True), replicas)
 
 
 def test_every_key_of_the_contract_is_there_when_nothing_is_known() -> None:
@@ -124,27 +125,20 @@ def test_a_gateway_that_cannot_listen_is_not_ready() -> None:
     assert (status["ready"], status["gateway_problem"]) == (False, why)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "view", "config", "reason"),
-    [
-        ("stopped", {"ordered": True}, {"start": "on-demand"}, "stopped by hand (llamad start qwen)"),
-        ("stopped", {}, {"start": "on-demand"}, "on demand: starts at a request"),
-        ("stopped", {}, {"start": "manual"}, "manual (llamad start qwen)"),
-        ("stopped", {}, {"evictable": True}, "made way: starts at a request"),
-        ("running", {"failure": Failure("no-room", "b runs", "see it")}, {}, "b runs (see it)"),
-        ("running", {}, {"group": "big"}, "waits until others make room for it"),
-        ("running", {}, {"memory": 1}, "waits until others make room for it"),
-        ("running", {}, {}, None),
-    ],
-)
-def test_what_is_stopped_says_why(
-    wanted: Literal["running", "stopped"], view: dict[str, Any], config: dict[str, object], reason: str | None
-) -> None:
-    of = ServerConfig.model_validate({"name": "qwen", "model": Path("/m/q.gguf"), **config})
-    stopped, ready = (Replica(ReplicaKey("qwen", 0), state=state) for state in (State.STOPPED, State.READY))
-    assert server_document(ServerView(of, wanted, **view), now=0.0)["reason"] == reason
-    assert server_document(ServerView(of, wanted, [stopped], **view), now=0.0)["reason"] == reason
-    assert server_document(ServerView(of, wanted, [stopped, ready], **view), now=0.0)["reason"] is None
+def test_why_it_is_as_it_is_is_told_of_the_server_and_of_each_replica() -> None:
+    config = ServerConfig(name="qwen", model=Path("/m"), replicas=2)
+    broken = Failure("segfault", "it crashed", "update llama.cpp")
+    failed = Replica(ReplicaKey("qwen", 1), State.FAILED, last_error=broken, retry_at=20.0)
+    replicas = [Replica(ReplicaKey("qwen", 0), State.READY), failed]
+    shown = server_document(ServerView(config, explain(config, replicas, running=True), replicas), now=15.0)
+    assert (shown["wanted"], shown["state"]) == ("running", "ready")
+    assert shown["reason"] == "replica 1 is failed: it crashed (update llama.cpp); next try in 5s"
+    reasons = [one["reason"] for one in shown["replicas"]]
+    assert reasons == [None, "it crashed (update llama.cpp); next try in 5s"]
+    shown = server_document(ServerView(config, explain(config, (), running=False, order="stop")), now=15.0)
+    assert (shown["wanted"], shown["state"], shown["reason"]) == (
+        "stopped", "stopped", "was stopped by hand (llamad start qwen)",
+    )  # fmt: skip
 
 
 def test_what_failed_is_shown_with_cause_and_hint_and_the_next_try() -> None:
@@ -192,7 +186,9 @@ def test_requests_are_counted_by_server_and_by_replica() -> None:
         traffic.begin(key)
     traffic.queued = 7
     config = ServerConfig(name="qwen", model=Path("/m"), replicas=2)
-    view = ServerView(config, "running", [Replica(first), Replica(second)], traffic, notice="a newer binary is there")
+    replicas = [Replica(first), Replica(second)]
+    condition = explain(config, replicas, running=True)
+    view = ServerView(config, condition, replicas, traffic, notice="a newer binary is there")
     shown = server_document(view, now=0)
     assert (shown["in_flight"], shown["queued"], shown["notice"]) == (3, 7, "a newer binary is there")
     assert [one["in_flight"] for one in shown["replicas"]] == [1, 2]

@@ -10,6 +10,7 @@ from llamad.gateway.http1 import Request, Shape
 from llamad.gateway.types import Headers, Lease, Refusal, RequestHead
 from llamad.host.address import TcpAddress
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
+from llamad.servers.explain import Condition, explain
 from llamad.servers.state import State
 from llamad.servers.traffic import Traffic
 
@@ -57,8 +58,10 @@ class SmallFleet:
     def traffic(self, server: str) -> Traffic:
         return self._traffic.setdefault(server, Traffic(asyncio.get_running_loop().time))
 
-    def wanted(self, server: str) -> str:
-        return "stopped" if server in self.stopped else "running"
+    def condition(self, server: str) -> Condition:
+        config, replicas = self.configs[server], self.board.of(server)
+        running = server not in self.stopped and (config.start == "always" or bool(replicas))
+        return explain(config, replicas, running=running)
 
     async def ensure_ready(self, server: str) -> None:
         if server not in self.configs:

@@ -62,9 +62,7 @@ async def front(origin: Origin) -> AsyncIterator[Front]:
     fleet.board.update(key, address=UnixAddress(origin.path))
     settings = GatewayConfig(listen=(HERE,), hosts=("gate",), queue=QueueConfig(size=1))
     metrics = Metrics("test", list(State))
-    gateway = Gateway(
-        fleet, settings, NO_KEYS, metrics, wanted=fleet.wanted, external_key=lambda _: None, report=lambda _: None
-    )
+    gateway = Gateway(fleet, settings, NO_KEYS, metrics, external_key=lambda _: None, report=lambda _: None)
     async with gateway:
         await gateway.apply(settings, NO_KEYS)
         one = Front(gateway, fleet, metrics, settings)

@@ -187,7 +187,6 @@ async def wires(origin: Origin) -> AsyncIterator[dict[str, Wire]]:
             settings,
             NO_KEYS,
             Metrics("test", list(State)),
-            wanted=fleet.wanted,
             external_key=lambda _: None,
             report=lambda _: None,
         )

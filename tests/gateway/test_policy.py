@@ -106,7 +106,6 @@ async def gate(
         GatewayConfig(**settings),
         keys,
         metrics,
-        wanted=fleet.wanted,
         external_key=external_key,
         prober=probes,
     ) as policy:
@@ -311,11 +310,11 @@ async def test_ready_when_every_always_on_server_has_a_ready_replica() -> None:
         answer = await here.get("/ready")
         assert answer.status == 503
         assert json.loads(answer.body)["servers"] == {
-            "d": {"state": "stopped", "cause": None, "message": None, "hint": None}
+            "d": {"state": "starting", "cause": None, "message": None, "hint": None}
         }
         here.fleet.fail(key, Failure("oom", "no memory", "less"))
         answer = await here.get("/ready")
-        assert json.loads(answer.body)["error"]["message"] == "not ready: d (no memory)"
+        assert json.loads(answer.body)["error"]["message"] == "not ready: d is failed: no memory (less)"
         assert json.loads(answer.body)["servers"]["d"]["cause"] == "oom"
         here.fleet.ready(key)
         assert (await here.get("/ready")).status == 200
@@ -340,7 +339,7 @@ async def test_the_models_of_all_servers() -> None:
             "context": 4096,
             "meta": MODELS["data"][0]["meta"],
         }
-        assert (b["state"], b["context"], b["meta"]) == ("stopped", 512, None)
+        assert (b["state"], b["context"], b["meta"]) == ("starting", 512, None)
         assert (await here.json("/v1/models/default"))["id"] == "a"
         assert (await here.json("/models/b"))["id"] == "b"
 

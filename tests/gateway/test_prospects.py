@@ -1,5 +1,7 @@
 """What a server's replicas promise, and which of them is taken."""
 
+from typing import Any
+
 import pytest
 
 from llamad.config.model import ServerConfig
@@ -7,15 +9,16 @@ from llamad.errors import LlamadError, ServerDownError
 from llamad.gateway.prospects import Outlook, down_refusal, failure_refusal, outlook, pick, places, timeout_refusal
 from llamad.host.address import TcpAddress
 from llamad.servers.board import Failure, Replica, ReplicaKey
+from llamad.servers.explain import explain
 from llamad.servers.state import State
 
 NOW = 1000.0
 S = State
 
 
-def replica(state: State, index: int = 0, *, slots: int | None = None, retry_at: float | None = None) -> Replica:
+def replica(state: State, index: int = 0, **figures: Any) -> Replica:
     address = TcpAddress("127.0.0.1", 9000 + index)
-    return Replica(ReplicaKey("a", index), state, address=address, slots=slots, retry_at=retry_at)
+    return Replica(ReplicaKey("a", index), state, address=address, **figures)
 
 
 @pytest.mark.parametrize(
@@ -69,15 +72,25 @@ def test_max_concurrent_is_the_limit_but_slots_are_the_weight() -> None:
     assert (place.limit, place.weight) == (None, 1)
 
 
-def test_a_failure_without_a_name_is_still_explained() -> None:
-    refusal = failure_refusal("a", [replica(S.FAILED, retry_at=NOW - 1)], NOW)
+def test_a_refusal_says_what_the_server_says_of_itself() -> None:
+    config = ServerConfig(name="a")
+    failed = replica(S.FAILED, retry_at=NOW - 1)
+    refusal = failure_refusal(explain(config, [failed], running=True), NOW)
     assert (refusal.status, refusal.kind, refusal.retry_after) == (503, "failed", 1)
-    assert "a is down: it ended again and again (`llamad logs a` shows its output)" in refusal.message
+    assert refusal.message == "a is failed; next try at once"
+    broken = replica(S.FAILED, last_error=Failure("exit", "it ended with 1", "look there"))
+    refusal = failure_refusal(explain(config, [broken], running=True), NOW)
+    assert (refusal.kind, refusal.retry_after) == ("exit", None)
+    assert refusal.message == "a is failed: it ended with 1 (look there)"
 
 
-def test_a_failure_without_a_hint_is_shown_as_it_is() -> None:
-    broken = Replica(ReplicaKey("a", 0), S.BACKOFF, last_error=Failure("exit", "it ended with 1"))
-    assert timeout_refusal("a", [broken], 2).message.endswith("the last failure: it ended with 1")
+def test_a_time_out_says_what_the_server_is_doing() -> None:
+    config = ServerConfig(name="a")
+    loading = replica(S.LOADING, load_progress=0.42)
+    refusal = timeout_refusal(explain(config, [loading], running=True), 2, NOW)
+    assert refusal.message == "no replica of a was free within 2s: a is loading 42 %"
+    refusal = timeout_refusal(explain(config, [replica(S.READY)], running=True), 2, NOW)
+    assert refusal.message == "no replica of a was free within 2s"
 
 
 def test_other_errors_of_the_fleet_are_told_too() -> None:

@@ -33,6 +33,11 @@ def pids(fleet: Fleet, server: str) -> list[int | None]:
     return [view.pid for view in fleet.board.of(server)]
 
 
+def failure(fleet: Fleet, server: str) -> Failure | None:
+    """Why a server is not as it is wanted."""
+    return fleet.condition(server).failure
+
+
 def on_demand(name: str, **config: Any) -> Intent:
     return an_intent(name, start="on-demand", **config)
 

@@ -16,7 +16,19 @@ from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Intent
 from llamad.servers.state import State
 from tests.builders import a_launch
-from tests.servers.fleets import AT_ONCE, CANNOT, NEW, SEGFAULT, down, fewest_ready, now, on_demand, pids, states
+from tests.servers.fleets import (
+    AT_ONCE,
+    CANNOT,
+    NEW,
+    SEGFAULT,
+    down,
+    failure,
+    fewest_ready,
+    now,
+    on_demand,
+    pids,
+    states,
+)
 from tests.stories import Behaviour, World, a_fleet, a_world, an_intent, by_name, tell
 
 # --- configurations
@@ -152,7 +164,7 @@ def test_a_server_that_cannot_be_launched_is_on_the_board_with_its_reason() -> N
             async with a_fleet(world, an_intent("a", launch=CANNOT)) as fleet:
                 await fleet.settled(["a"])
                 assert states(fleet, "a") == [State.FAILED]
-                assert fleet.failure("a") == CANNOT
+                assert failure(fleet, "a") == CANNOT
                 fleet.apply(by_name(an_intent("a")))
                 await fleet.settled(["a"])
                 assert states(fleet, "a") == [State.READY]
@@ -265,7 +277,7 @@ def test_one_that_is_started_by_hand_waits_for_the_hand() -> None:
     tell(story)
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "restart", "wanted", "traffic", "output", "failure", "notice"])
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "wanted", "traffic", "output", "condition", "notice"])
 def test_an_unknown_server_is_told_with_those_there_are(verb: str) -> None:
     async def story() -> None:
         with a_world() as world:
@@ -348,7 +360,7 @@ def test_one_that_an_operator_stopped_is_not_started_by_a_request() -> None:
                 fleet.stop("a")
                 error = await down(fleet, "a")
                 assert error.cause == "stopped"
-                assert "llamad start a" in (error.hint or "")
+                assert "llamad start a" in error.message
 
     tell(story)
 
@@ -471,9 +483,9 @@ def test_a_bug_in_one_supervisor_costs_only_its_server(monkeypatch: pytest.Monke
                 with monkeypatch.context() as patch:
                     patch.setattr("llamad.servers.life.diagnose", lambda *_, **__: 1 / 0)
                     await fleet.board.wait_for(lambda: states(fleet, "b") == [State.BACKOFF])
-                failure = fleet.failure("b")
-                assert failure is not None
-                assert failure.cause == "internal-error"
+                why = failure(fleet, "b")
+                assert why is not None
+                assert why.cause == "internal-error"
                 assert pids(fleet, "a") == [1000]
                 await fleet.settled(["b"])
                 assert states(fleet, "b") == [State.READY]
@@ -567,7 +579,7 @@ def assert_is_wanted(world: World, fleet: Fleet, wanted: dict[str, Intent]) -> N
     running = 0
     for name, intent in wanted.items():
         views: list[Replica] = fleet.board.of(name)
-        if fleet.wanted(name) == "running" and fleet.failure(name) is None:
+        if fleet.wanted(name) == "running" and failure(fleet, name) is None:
             assert [view.state for view in views] == [State.READY] * len(intent.launches), (name, views)
             assert [view.key.index for view in views] == list(range(len(intent.launches)))
         elif fleet.wanted(name) == "stopped":
@@ -595,6 +607,6 @@ def test_what_an_operator_had_stopped_is_stopped_however_it_starts(start: str) -
             async with Fleet(world.around) as fleet:
                 fleet.adopt({}, ["a"])
                 fleet.apply({"a": an_intent("a", start=start)})
-                assert (await down(fleet, "a")).message == "a was stopped"
+                assert (await down(fleet, "a")).message == "a was stopped by hand (llamad start a)"
 
     tell(story)

@@ -14,7 +14,7 @@ from llamad.servers.leftovers import Adopted
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from tests.builders import a_launch
-from tests.servers.fleets import CANNOT, NEW, fewest_ready, now, on_demand, pids, states
+from tests.servers.fleets import CANNOT, NEW, failure, fewest_ready, now, on_demand, pids, states
 from tests.stories import Behaviour, FakeChild, World, a_fleet, a_world, an_intent, by_name, tell
 
 
@@ -83,7 +83,7 @@ def test_start_first_swaps_without_a_gap() -> None:
                 wanted = by_name(an_intent("a", launch=NEW, replace="start-first"))
                 assert await fewest_ready(fleet, lambda: fleet.apply(wanted)) == 1
                 assert pids(fleet, "a") == [1001]
-                assert fleet.failure("a") is None
+                assert failure(fleet, "a") is None
 
     tell(story)
 
@@ -98,13 +98,15 @@ def test_a_replacement_that_cannot_start_leaves_the_old_one(caplog: pytest.LogCa
                 fleet.apply(by_name(an_intent("a", launch=NEW, replace=how)))
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1000]
-                assert fleet.failure("a") == CANNOT
+                why = failure(fleet, "a")
+                assert why is not None
+                assert str(why) == f"not replaced: {CANNOT.message}; the old one goes on ({CANNOT.hint})"
                 await asyncio.sleep(1000)
                 assert pids(fleet, "a") == [1000]
                 fleet.restart("a")  # now it may be there
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1001]
-                assert fleet.failure("a") is None
+                assert failure(fleet, "a") is None
 
     tell(story)
     assert "the old one goes on" in caplog.text
@@ -118,7 +120,7 @@ def test_start_first_keeps_the_old_one_when_the_new_one_fails(caplog: pytest.Log
                 fleet.apply(by_name(an_intent("a", launch=NEW, replace="start-first")))
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1000]
-                assert fleet.failure("a") is not None
+                assert failure(fleet, "a") is not None
 
     tell(story)
     assert "the old one goes on" in caplog.text

@@ -8,7 +8,7 @@ from llamad.servers.board import Change
 from llamad.servers.fleet import PATIENCE
 from llamad.servers.room import MEMORY_WAIT
 from llamad.servers.state import State
-from tests.servers.fleets import NEW, down, now, on_demand, pids, states
+from tests.servers.fleets import NEW, down, failure, now, on_demand, pids, states
 from tests.stories import Behaviour, a_fleet, a_world, an_intent, by_name, tell
 
 
@@ -65,11 +65,11 @@ def test_an_always_on_one_of_a_group_does_not_make_way() -> None:
                 error = await down(fleet, "b")
                 assert error.cause == "no-room"
                 assert "a is of the same group" in error.message
-                assert fleet.failure("b") is not None
+                assert failure(fleet, "b") is not None
                 assert states(fleet, "a") == [State.READY]
                 fleet.stop("a")
                 await fleet.ensure_ready("b")
-                assert fleet.failure("b") is None
+                assert failure(fleet, "b") is None
 
     tell(story)
 
@@ -168,7 +168,7 @@ def test_one_that_is_up_stays_up_for_requests_while_another_replica_has_no_room(
                 fleet.apply(by_name(on_demand("a", memory=5, replicas=2)), {"host": 8})
                 await asyncio.sleep(1)
                 await fleet.ensure_ready("a")
-                assert fleet.failure("a") is not None
+                assert failure(fleet, "a") is not None
 
     tell(story)
 

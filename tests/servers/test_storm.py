@@ -17,7 +17,7 @@ from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeAnswer
 from llamad.servers.state import State
 from tests.builders import a_launch
-from tests.servers.fleets import fewest_ready, now, pids, states
+from tests.servers.fleets import failure, fewest_ready, now, pids, states
 from tests.stories import Behaviour, JumpingLoop, World, a_fleet, a_world, an_intent, by_name, tell
 
 URL = "http://127.0.0.1:9"
@@ -140,15 +140,15 @@ def test_a_bug_costs_the_server_it_hits_and_no_other(
                 await fleet.settled(["a", "b"])
                 broken_once(monkeypatch, where)
                 fleet.restart("a")
-                await fleet.board.wait_for(lambda: fleet.failure("a") is not None)
-                failure = fleet.failure("a")
-                assert failure is not None
-                assert failure.cause == "internal-error"
-                assert where in failure.message
+                await fleet.board.wait_for(lambda: failure(fleet, "a") is not None)
+                why = failure(fleet, "a")
+                assert why is not None
+                assert why.cause == "internal-error"
+                assert where in why.message
                 assert states(fleet, "a") == [State.BACKOFF]
                 await fleet.settled(["a"])
                 assert states(fleet, "a") == [State.READY] * 2, "it was tried again"
-                assert fleet.failure("a") is None
+                assert failure(fleet, "a") is None
                 assert pids(fleet, "b") == [1002]
                 assert len(world.machine.alive) == 3
 
@@ -296,7 +296,7 @@ def test_after_a_storm_each_server_is_as_it_was_wanted_last(block: int, caplog: 
                 world.machine.behaviours.clear()
                 await asyncio.sleep(60)  # back-off and idle time included
                 for name in fleet.configs:  # what was not replaced, or has failed for good, waits for an order
-                    if fleet.wanted(name) == "running" and fleet.failure(name) is not None:
+                    if fleet.wanted(name) == "running" and failure(fleet, name) is not None:
                         fleet.restart(name)
                 await fleet.settled(fleet.configs)
                 await asyncio.sleep(30)
