@@ -40,7 +40,7 @@ from llamad.servers.board import Board
 from llamad.servers.catalog import gpus_of
 from llamad.servers.fleet import Fleet
 from llamad.servers.inspection import examine, inspect
-from llamad.servers.launcher import ProcessLauncher
+from llamad.servers.launcher import PID_FD, ProcessLauncher
 from llamad.servers.ledger import Ledger
 from llamad.servers.probe import probe
 from llamad.verbs import Verbs
@@ -200,14 +200,18 @@ class Daemon:
         return code
 
     async def _serve_servers(self, first: First) -> int:
-        """What happens inside the fleet's block. Returns the exit code."""
+        """What happens inside the fleet's block. Returns the exit code. A strict start may end what it has started, but
+        no model that runs since before.
+        """
+        inherits = any(name.startswith(PID_FD) for name in self._handed)
+        live = first.config.model_copy(update={"startup": "settle"}) if inherits else first.config
         await take_over(
             first.wanted, self._fleet, self._launcher, self._groups, self._notifier, self._directories, self._handed
         )
         self._reloader.accept(first.loaded, first.config)
         self._reloader.error = first.error
         async with self._front.open(first.config, self._handed):
-            code = await self._live(first.config)
+            code = await self._live(live)
         if self._upgrading:
             await self._leave_servers("upgrade", ExitCode.OK)
         return code
@@ -237,7 +241,8 @@ class Daemon:
                 await stop
         except StrictStartError as error:
             log.error("%s", error, extra={"event": "strict-start"})
-            return ExitCode.FAILED
+            self._stop.set()
+            return ExitCode.UNAVAILABLE
         finally:
             start.cancel()
             stop.cancel()

@@ -16,6 +16,11 @@ class ExitCode(IntEnum):
     CONFIG = 78
 
 
+NO_RESTART = frozenset({ExitCode.CONFIG, ExitCode.UNAVAILABLE})
+"""What `llamad run` ends with where a restart would only fail again (the unit's RestartPreventExitStatus=): a
+configuration that is wrong, and a `startup: strict` that has failed."""
+
+
 class LlamadError(Exception):
     """Something an operator can mend: `message` says what is wrong and where, `hint` what to do about it, and
     `problems` are lines that say more, each complete.

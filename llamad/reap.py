@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from llamad.errors import ExitCode, LlamadError
+from llamad.errors import NO_RESTART, ExitCode, LlamadError
 from llamad.host import journal
 from llamad.host.cgroup import Groups, own_group
 from llamad.host.dirs import Directories, own_directories
@@ -29,7 +29,8 @@ def comes_back(environ: Mapping[str, str], *, keep: bool, stopping: bool) -> boo
         return True
     if stopping or environ.get("SERVICE_RESULT", "success") == "success":
         return False
-    return not (environ.get("EXIT_CODE") == "exited" and environ.get("EXIT_STATUS") == str(int(ExitCode.CONFIG)))
+    is_final = environ.get("EXIT_STATUS") in {str(int(code)) for code in NO_RESTART}
+    return not (environ.get("EXIT_CODE") == "exited" and is_final)
 
 
 def reap() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llamad.control.client import RefusedError
-from llamad.errors import ExitCode, UnavailableError
+from llamad.errors import NO_RESTART, ExitCode, UnavailableError
 from llamad.host.pidfd import open_pidfd
 from tests.llamads import Llamad, a_llamad
 from tests.waiting import wait_until
@@ -286,12 +286,19 @@ def test_the_unix_socket_of_the_gateway_is_gone_after_a_clean_end() -> None:
         assert not path.exists()
 
 
-def test_a_strict_start_fails_with_a_server() -> None:
+def test_a_strict_start_fails_with_a_server_once_and_leaves_none() -> None:
     with a_llamad() as one:
         one.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}}, startup="strict")
         one.start()
-        assert one.wait() == ExitCode.FAILED
-        assert one.events("startup is strict, and b did not become ready")
+        pid = one.wait_for("a")["pid"]
+        assert one.wait() == ExitCode.UNAVAILABLE
+        assert one.events("startup is strict: b failed: ")
+        wait_until(lambda: open_pidfd(pid) is None)
+
+
+def test_systemd_restarts_no_llamad_that_would_only_fail_again() -> None:
+    unit = (Path(__file__).parents[1] / "systemd" / "llamad.service").read_text()
+    assert f"RestartPreventExitStatus={' '.join(code.name for code in sorted(NO_RESTART, reverse=True))}\n" in unit
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a place that root may not write to: any other user has that")

@@ -40,6 +40,8 @@ FAILED = {"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "
         (STOPPED, True, False, True),  # `llamad upgrade`
         (STOPPED, False, False, False),
         (REFUSED, False, False, False),  # RestartPreventExitStatus=CONFIG
+        ({**REFUSED, "EXIT_STATUS": "69"}, False, False, False),  # ... UNAVAILABLE: a strict start that failed
+        ({**REFUSED, "EXIT_STATUS": "70"}, False, False, True),  # a bug in llamad
         (CRASHED, False, True, False),  # killed while it was stopping: systemd does not restart it
         ({}, False, False, False),  # typed by a person
         ({"SERVICE_RESULT": "signal", "EXIT_CODE": "killed", "EXIT_STATUS": "78"}, False, False, True),

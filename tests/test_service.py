@@ -298,6 +298,29 @@ def test_a_llamad_that_ends_by_its_own_bug_leaves_its_servers_to_the_next(
     assert llamad.end() == 0
 
 
+def test_a_strict_start_that_takes_servers_over_ends_none_of_them(llamad: Llamad, manager: ServiceManager) -> None:
+    llamad.configure({"a": {}})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    llamad.end(signal.SIGKILL)
+    llamad.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}}, startup="strict")
+    llamad.start()
+    manager.wait_for("READY=1")
+    wait_until(lambda: "b failed: the model /nowhere/b.gguf is not there" in manager.status())
+    assert llamad.wait_for("a")["pid"] == pid
+    assert llamad.end() == 0
+
+
+def test_a_strict_start_that_fails_tells_systemd_that_it_ends(llamad: Llamad, manager: ServiceManager) -> None:
+    """Its servers may take their time to end: more than a start may."""
+    llamad.configure({"a": {}, "b": {"model": "/nowhere/b.gguf"}}, startup="strict")
+    llamad.start()
+    assert llamad.wait() == ExitCode.UNAVAILABLE
+    assert count(manager, "READY=1") == 0
+    assert count(manager, "STOPPING=1") == 1
+    assert manager.stored == {}
+
+
 def test_a_bug_that_meets_a_llamad_on_its_way_out_ends_its_servers(llamad: Llamad, manager: ServiceManager) -> None:
     """systemd does not start it again then, and nobody would take them over."""
     llamad.configure({"a": {"env": {"FAKE_IGNORE_TERM": "1"}, "stop": {"term_timeout": "1s"}}})

@@ -22,7 +22,7 @@ Command = Callable[[argparse.Namespace], int]
 
 _SYSTEM_CONFIG = "/etc/llamad/llamad.yaml"
 _ENDS = """\
-exit status: 0, or 1 the operation failed, 64 the command line is wrong, 69 the daemon is not there,
+exit status: 0, or 1 the operation failed, 64 the command line is wrong, 69 the daemon is not there, 70 a bug in llamad,
 74 the answer cannot be written, 77 not allowed to ask it, 78 the configuration is wrong"""
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What writing to standard output fails with: a full disk, a terminal that has gone, a stream that was closed."""

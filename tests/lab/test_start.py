@@ -71,6 +71,14 @@ def test_a_broken_file_at_a_cold_start_fails_at_once_and_for_good(guest: Guest) 
     assert guest.processes() == {}
 
 
+def test_a_strict_start_that_fails_does_so_once(guest: Guest) -> None:
+    guest.configure({"bad": fake_server(model="/srv/models/none.gguf"), "good": fake_server()}, startup="strict")
+    assert guest.code("systemctl", "start", SERVICE) != 0
+    assert (guest.show("ActiveState"), guest.show("ExecMainStatus"), guest.show("NRestarts")) == ("failed", "69", "0")
+    assert "startup is strict: bad failed: " in guest.messages()
+    assert guest.processes() == {}
+
+
 def test_a_server_that_cannot_start_does_not_keep_the_others_down(guest: Guest) -> None:
     guest.configure({"bad": fake_server(model="/srv/models/none.gguf"), "good": fake_server()})
     guest.start()

@@ -28,7 +28,7 @@ SERVICE = {
     "Service.RestartSec": ["200ms"],
     "Service.RestartSteps": ["8"],
     "Service.RestartMaxDelaySec": ["5s"],
-    "Service.RestartPreventExitStatus": ["CONFIG"],
+    "Service.RestartPreventExitStatus": ["CONFIG UNAVAILABLE"],
     "Service.KillMode": ["process"],
     "Service.ExecStopPost": ["/usr/bin/llamad reap"],
     "Service.OOMPolicy": ["continue"],
