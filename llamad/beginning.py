@@ -20,7 +20,7 @@ from llamad.host.users import service_uid, user_name
 from llamad.reap import STOPPING_MARK
 from llamad.servers.fleet import Fleet
 from llamad.servers.intents import intents
-from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
+from llamad.servers.launcher import PID_FD, STORED, ProcessLauncher
 from llamad.servers.ledger import read_ledger
 from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
 from llamad.servers.plan import Intent
@@ -175,7 +175,7 @@ async def take_over(
     claimed, unclaimed = claim(found.records, handed, launcher)
     adopted, unwanted = assign(claimed, wanted, now=asyncio.get_running_loop().time())
     for name in list(handed):
-        if name.startswith((LOG_FD, PID_FD)):
+        if name.startswith(STORED):
             log.warning("stored descriptors %r belong to nothing that is known: closed", name)
             close_all(handed.pop(name))
             notifier.remove(name)

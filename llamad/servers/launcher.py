@@ -15,6 +15,9 @@ from llamad.servers.process import Process, spawn
 
 LOG_FD = "log-"
 PID_FD = "pid-"
+STAT_FD = "stat-"
+STORED = (LOG_FD, PID_FD, STAT_FD)
+"""Begin the names in the fd store of what a child has there: its output, itself, and its figures."""
 
 
 class ProcessLauncher:
@@ -32,7 +35,7 @@ class ProcessLauncher:
         self._descriptors = descriptors
         self._unremoved: list[str] = []
         self._emptying: list[Group] = []
-        self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd"]]] = {}
+        self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd", "stat_fd"]]] = {}
 
     def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Process:
         """Start a child; OSError where the kernel refuses."""
@@ -68,7 +71,11 @@ class ProcessLauncher:
             )
         )
         if self._store is not None:
-            self._unstored |= {LOG_FD + name: (process, "log_fd"), PID_FD + name: (process, "pid_fd")}
+            self._unstored |= {
+                LOG_FD + name: (process, "log_fd"),
+                PID_FD + name: (process, "pid_fd"),
+                STAT_FD + name: (process, "stat_fd"),
+            }
             self.store_again()
         return process
 
@@ -85,18 +92,19 @@ class ProcessLauncher:
                 return
             del self._unremoved[0]
         for name, (process, which) in list(self._unstored.items()):
-            fd = process.log_fd if which == "log_fd" else process.pid_fd
+            fd = getattr(process, which)
             if fd < 0 or self._store.store(name, fd, poll=False):
                 del self._unstored[name]
 
-    def adopt(self, record: Record, pid_fd: int, log_fd: int) -> Process:
-        """Take over a child of an earlier llamad by what systemd kept of it."""
+    def adopt(self, record: Record, pid_fd: int, log_fd: int, stat_fd: int) -> Process:
+        """Take over a child of an earlier llamad by what systemd kept of it; `stat_fd` may be -1."""
         self._ledger.put(record)
         group = self._groups.find(record.name)
         return Process(
             record.pid,
             pid_fd,
             log_fd,
+            stat_fd,
             is_child=False,
             outlives_llamad=True,
             group=group,
@@ -107,7 +115,7 @@ class ProcessLauncher:
         self._ledger.drop(key)
         if group is not None:
             self._emptying.append(group)
-        for name in (LOG_FD + key.store_name, PID_FD + key.store_name):
+        for name in (begin + key.store_name for begin in STORED):
             if self._unstored.pop(name, None) is None and self._store is not None:
                 self._unremoved.append(name)
         self.store_again()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from llamad.host.address import UnixAddress, parse_address
 from llamad.host.cgroup import Group
+from llamad.host.fdstore import close_all
 from llamad.host.pidfd import boot_id, open_pidfd, pid_of, send_signal, start_time
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
-from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
+from llamad.servers.launcher import LOG_FD, PID_FD, STAT_FD, ProcessLauncher
 from llamad.servers.ledger import Record
 from llamad.servers.plan import Intent
 from llamad.servers.process import Process
@@ -61,7 +62,11 @@ def claim(
             unclaimed.append(record)
         else:
             del handed[PID_FD + record.name], handed[LOG_FD + record.name]
-            claimed[record] = launcher.adopt(record, pid_fds[0], log_fds[0])
+            stat_fds = handed.pop(STAT_FD + record.name, [])
+            if len(stat_fds) != 1 or not _shows(record, stat_fds[0]):  # one of an older llamad has none
+                close_all(stat_fds)
+                stat_fds = [-1]
+            claimed[record] = launcher.adopt(record, pid_fds[0], log_fds[0], stat_fds[0])
     return claimed, unclaimed
 
 
@@ -73,6 +78,14 @@ def _belong(record: Record, pid_fd: int, log_fd: int) -> bool:
     except OSError:
         return False
     return is_pidfd and is_pipe and pid_of(pid_fd) in (record.pid, None)
+
+
+def _shows(record: Record, stat_fd: int) -> bool:
+    """Whether this is the recorded process's file of figures."""
+    try:
+        return os.pread(stat_fd, 32, 0).startswith(f"{record.pid} (".encode())
+    except OSError:
+        return False
 
 
 def assign(

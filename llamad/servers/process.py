@@ -22,6 +22,7 @@ from llamad.host.pipes import drop, peek
 PIPE_BYTES = 1 << 20
 """Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
 _CHUNK = 1 << 16
+_MAX_STAT = 4096
 _MAX_CHUNKS_A_TURN = 4
 """A flood must not keep the loop from its other work."""
 
@@ -43,7 +44,9 @@ A shell and not `preexec_fn`, which is not safe beside threads.
 class Process:
     """One child and everything that belongs to it. `ended` gets its Exit. `is_child` is false for one that an earlier
     llamad started; of one that `outlives_llamad`, no output leaves the pipe before it was dealt with, so that a killed
-    llamad loses none. `on_close` is called once, when it is let go.
+    llamad loses none. `stat_fd` is its /proc/PID/stat, opened by the llamad that started it (-1: none): a later
+    llamad can read its memory nowhere else, for /proc hides it (ProtectProc=, PrivateUsers=). `on_close` is called
+    once, when it is let go.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Process:
         pid: int,
         pid_fd: int,
         log_fd: int,
+        stat_fd: int = -1,
         *,
         is_child: bool,
         outlives_llamad: bool = False,
@@ -60,6 +64,7 @@ class Process:
         self.pid = pid
         self.pid_fd = pid_fd
         self.log_fd = log_fd
+        self.stat_fd = stat_fd
         self._is_child = is_child
         self._group = group
         self._on_close = on_close
@@ -92,29 +97,35 @@ class Process:
         return (self._group.oom_kills() or 0) if self._group is not None else 0
 
     def memory_and_reads(self) -> tuple[int, int] | None:
-        """Resident bytes, and bytes read or written (a download) so far; None where neither /proc nor the control group
-        shows it.
+        """Resident bytes, and bytes read or written (a download) so far; 0 of these where they are hidden. None where
+        nobody shows any.
         """
+        if (seen := self._stat()) is not None:
+            memory = int(seen[21]) * os.sysconf("SC_PAGE_SIZE")  # rss of proc_pid_stat(5), which counts from 1
+        elif self._group is None or (memory := self._group.memory() or 0) == 0:
+            return None
         try:
-            pages = int(read_kernel(Path(f"/proc/{self.pid}/statm")).split()[1])
             io = read_kernel(Path(f"/proc/{self.pid}/io"))
-        except (OSError, ValueError, IndexError):  # an adopted one is hidden from us (ProtectProc in a new namespace)
-            memory = self._group.memory() if self._group is not None else None
-            return None if memory is None else (memory, 0)
-        return pages * os.sysconf("SC_PAGE_SIZE"), sum(
-            int(line.split()[1]) for line in io.splitlines() if line.startswith(("rchar", "wchar", "read_bytes"))
-        )
+        except OSError:  # of a process in another user namespace: what an earlier llamad started
+            return memory, 0
+        counted = (line for line in io.splitlines() if line.startswith(("rchar", "wchar", "read_bytes")))
+        return memory, sum(int(line.split()[1]) for line in counted)
 
     def cpu_seconds(self) -> float | None:
         """Processor time used so far: of its control group, else of the process with its threads."""
         if self._group is not None and (used := self._group.cpu_seconds()) is not None:
             return used
-        try:
-            stat = read_kernel(Path(f"/proc/{self.pid}/stat"))
-        except OSError:
+        if (seen := self._stat()) is None:
             return None
-        user, system = stat.rpartition(")")[2].split()[11:13]  # utime and stime of proc_pid_stat(5)
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return (int(seen[11]) + int(seen[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
+
+    def _stat(self) -> list[str] | None:
+        """The fields of its /proc/PID/stat after the name, from the state on."""
+        try:
+            text = os.pread(self.stat_fd, _MAX_STAT, 0).decode(errors="replace")
+        except OSError:  # no such descriptor, or the process is gone
+            return None
+        return text.rpartition(")")[2].split()
 
     def close(self) -> None:
         """Let go of the descriptors; the process is not touched."""
@@ -123,6 +134,9 @@ class Process:
             self._loop.remove_reader(self.pid_fd)
             os.close(self.pid_fd)
             self.pid_fd = -1
+            if self.stat_fd >= 0:
+                os.close(self.stat_fd)
+                self.stat_fd = -1
             self._on_close()
 
     def _kill_group(self) -> None:
@@ -235,8 +249,23 @@ def spawn(
     child.returncode = 0  # reaped here through the pidfd: subprocess must not wait for the number a second time
     pid_fd = _hold(child.pid, read_end)
     return Process(
-        child.pid, pid_fd, read_end, is_child=True, outlives_llamad=outlives_llamad, group=group, on_close=on_close
+        child.pid,
+        pid_fd,
+        read_end,
+        _open_stat(child.pid),
+        is_child=True,
+        outlives_llamad=outlives_llamad,
+        group=group,
+        on_close=on_close,
     )
+
+
+def _open_stat(pid: int) -> int:
+    """Its /proc/PID/stat, to be read again and again; -1 where there is no descriptor left for a mere figure."""
+    try:
+        return os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _hold(pid: int, read_end: int) -> int:

@@ -87,6 +87,7 @@ async def test_its_descriptors_are_stored_and_removed(
         assert manager.messages == [
             "FDSTORE=1\nFDNAME=log-a-0-3\nFDPOLL=0",
             "FDSTORE=1\nFDNAME=pid-a-0-3\nFDPOLL=0",
+            "FDSTORE=1\nFDNAME=stat-a-0-3\nFDPOLL=0",
         ]
         (pid_fd,) = manager.stored["pid-a-0-3"]
         signal.pidfd_send_signal(pid_fd, signal.SIGTERM)
@@ -114,7 +115,7 @@ async def test_what_the_queue_had_no_room_for_is_stored_later(
         assert manager.stored == {}
         launcher.store_again()
         manager.pump()
-        assert set(manager.stored) == {"log-a-0-3", "pid-a-0-3"}
+        assert set(manager.stored) == {"log-a-0-3", "pid-a-0-3", "stat-a-0-3"}
         launcher.store_again()
         assert len(manager.pump()) == len(manager.messages)  # and only once
 
@@ -162,7 +163,7 @@ async def test_output_that_was_closed_before_it_was_stored_is_not_stored(
         manager.pump()
         launcher.store_again()
         manager.pump()
-        assert set(manager.stored) == {"pid-a-0-3"}
+        assert set(manager.stored) == {"pid-a-0-3", "stat-a-0-3"}
 
 
 async def end_of_one(launcher: ProcessLauncher, folder: Path) -> None:
@@ -274,14 +275,15 @@ async def test_an_adopted_child_is_in_the_ledger_and_in_its_group_again(
         pid_fd = open_pidfd(child.pid)
         assert pid_fd is not None
         launcher = ProcessLauncher(Ledger(tmp_path / "new"), groups, notifier)
-        adopted = launcher.adopt(record, pid_fd, ours)
+        adopted = launcher.adopt(record, pid_fd, ours, -1)
         assert read_ledger(tmp_path / "new").records == (record,)
         assert adopted.pid == child.pid
         assert adopted._group is not None
         assert adopted._group.path == tmp_path / "a-0-3"
         adopted.close()
         assert read_ledger(tmp_path / "new").records == ()
-        assert manager.pump() == ["FDSTOREREMOVE=1\nFDNAME=log-a-0-3", "FDSTOREREMOVE=1\nFDNAME=pid-a-0-3"]
+        names = ("log-a-0-3", "pid-a-0-3", "stat-a-0-3")
+        assert manager.pump() == [f"FDSTOREREMOVE=1\nFDNAME={name}" for name in names]
 
 
 async def test_a_disk_that_takes_no_ledger_does_not_end_a_child(

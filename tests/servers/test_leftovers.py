@@ -23,7 +23,7 @@ from llamad.host.pidfd import boot_id, open_pidfd, start_time
 from llamad.servers import leftovers
 from llamad.servers.board import Failure
 from llamad.servers.command import Launch
-from llamad.servers.launcher import LOG_FD, PID_FD, ProcessLauncher
+from llamad.servers.launcher import LOG_FD, PID_FD, STAT_FD, ProcessLauncher
 from llamad.servers.ledger import Ledger, Record, read_ledger
 from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
 from llamad.servers.plan import Intent
@@ -367,6 +367,26 @@ async def test_a_child_that_lacks_a_descriptor_is_not_claimed(
         if missing == "twice":
             handed.log(record)
         assert claim((record,), handed.fds, launcher) == ({}, [record])
+
+
+@pytest.mark.parametrize("kept", ["its own", "another's", "none", "closed"])
+async def test_the_file_of_its_figures_is_taken_over_where_it_is_its_own(
+    kept: str, launcher: ProcessLauncher, handed: Handed
+) -> None:
+    with a_leftover() as (_, record):
+        handed.pidfd(record)
+        handed.log(record)
+        of = {"its own": record.pid, "another's": os.getpid()}.get(kept)
+        if of is not None:
+            handed.fds[STAT_FD + record.name] = [os.open(f"/proc/{of}/stat", os.O_RDONLY)]
+        elif kept == "closed":
+            handed.fds[STAT_FD + record.name] = [10_000]
+        claimed, unclaimed = claim((record,), handed.fds, launcher)
+        assert unclaimed == []
+        assert not handed.fds
+        process = claimed[record]
+        assert (process.stat_fd >= 0) is (kept == "its own")
+        process.close()
 
 
 @pytest.mark.parametrize("foreign", ["another process", "no pidfd", "no pipe", "closed"])

@@ -185,7 +185,7 @@ async def test_a_flood_does_not_starve_the_loop() -> None:
 async def test_what_a_loading_child_uses_is_seen() -> None:
     process = shell("read line < /proc/self/stat; exec sleep 60")
     async with running(process):
-        await until(lambda: process.memory_and_reads() is not None)
+        await until(lambda: min(process.memory_and_reads() or (0, 0)) > 0)  # right after an exec it has no memory yet
         usage = process.memory_and_reads()
         assert usage is not None
         memory, reads = usage
@@ -483,8 +483,28 @@ async def test_an_adopted_process_that_is_hidden_has_the_memory_of_its_group(
         assert process.memory_and_reads() == (4096, 0)
         process._group = None
         assert process.memory_and_reads() is None
+        assert process.cpu_seconds() is None
         process.pid = real_pid
         assert start_time(real_pid) is not None
+
+
+async def test_an_adopted_process_that_is_hidden_shows_its_figures_by_the_descriptor_of_who_started_it() -> None:
+    """As after an upgrade or a crash: /proc/PID is not there for llamad (ProtectProc=, another user namespace), and
+    without controllers the group tells nothing."""
+    async with adopted("sleep 60") as (process, _):
+        process.stat_fd = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY)
+        process.pid, real_pid = 1 << 30, process.pid
+        usage = process.memory_and_reads()
+        assert usage is not None
+        assert 100_000 < usage[0] < 1 << 30
+        assert usage[1] == 0, "what is hidden is not guessed"
+        assert process.cpu_seconds() is not None
+        process.pid = real_pid
+        process.terminate()
+        await asyncio.wait_for(process.ended, 10)
+        assert process.memory_and_reads() is None
+        process.close()
+        assert process.stat_fd == -1
 
 
 async def test_where_the_kernel_does_not_tell_how_it_ended_the_end_is_told_all_the_same(
