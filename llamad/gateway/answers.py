@@ -21,6 +21,7 @@ from llamad.gateway.http1 import Request
 from llamad.gateway.types import Answer, Headers
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_UNBUFFERED = frozenset({b"x-accel-buffering"})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
@@ -80,34 +81,39 @@ def _read(block: bytes, lines_before: FieldLines) -> tuple[AnswerShape, int | No
     named = connection_options(noted.get(b"connection", b""))
     status_text = b"HTTP/1.1 " + status_line[2] + b" " + (status_line[3] or b"")
     status = int(status_line[2])
+    events = noted.get(b"content-type", b"").startswith(b"text/event-stream")
+    if events:  # nginx in front would collect the stream
+        lines = [*without(lines, _UNBUFFERED), b"x-accel-buffering: no"]
     shape = AnswerShape(
         status=status,
         passed=b"\r\n".join([status_text, *without(lines, named), b""]),
         chunked=transfer is not None,
         keep_alive=modern and b"close" not in named,
-        events=noted.get(b"content-type", b"").startswith(b"text/event-stream"),
+        events=events,
         bodyless=status in (204, 304),
     )
     return shape, None if length is None else read_length(length)
 
 
-def client_head(shape: AnswerShape, length: int | None, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:
-    """The head that the client gets for an upstream's answer."""
+def client_head(shape: AnswerShape, length: int | None, request: Request, *, cors: Headers, keep_alive: int) -> bytes:
+    """The head that the client gets for an upstream's answer; `keep_alive` is how many seconds the connection is kept
+    for another request, 0: it is closed.
+    """
     framing = ""
     if length is not None:
         if shape.status != 204:
             framing = f"content-length: {length}\r\n"
     elif shape.chunked and not shape.bodyless and request.head.version >= (1, 1):
         framing = "transfer-encoding: chunked\r\n"
-    close = "" if keep_alive else "connection: close\r\n"
-    text = f"x-request-id: {request.id}\r\n{framing}{close}\r\n".encode()
+    after = f"keep-alive: timeout={keep_alive}" if keep_alive else "connection: close"
+    text = f"x-request-id: {request.id}\r\n{framing}{after}\r\n\r\n".encode()
     if cors:
         text = b"".join([name + b": " + value + b"\r\n" for name, value in cors]) + text
     return shape.passed + text
 
 
-def own_answer(answer: Answer, request: Request, *, cors: Headers, keep_alive: bool) -> bytes:
-    """The whole of an answer that the gateway gives itself."""
+def own_answer(answer: Answer, request: Request, *, cors: Headers, keep_alive: int) -> bytes:
+    """The whole of an answer that the gateway gives itself; `keep_alive` as of `client_head`."""
     reason = _REASONS.get(answer.status, "Unknown")
     parts = [
         f"HTTP/1.1 {answer.status} {reason}\r\ndate: {_date()}\r\nx-request-id: {request.id}".encode(),
@@ -117,8 +123,7 @@ def own_answer(answer: Answer, request: Request, *, cors: Headers, keep_alive: b
     bodyless = answer.status in (204, 304)
     if not bodyless:
         parts += [b"content-type: " + answer.content_type, b"content-length: %d" % len(answer.body)]
-    if not keep_alive:
-        parts.append(b"connection: close")
+    parts.append(b"keep-alive: timeout=%d" % keep_alive if keep_alive else b"connection: close")
     parts.append(b"\r\n")
     return b"\r\n".join(parts) + (b"" if bodyless or request.head.method == "HEAD" else answer.body)
 

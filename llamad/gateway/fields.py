@@ -34,7 +34,7 @@ class Role(Enum):
 SECRETS = frozenset({b"authorization", b"proxy-authorization", b"x-api-key", b"api-key", b"cookie"})
 """What these headers say is for the gateway or for somebody else, and is not kept beyond the request."""
 _ROLES: dict[bytes, Role] = {
-    b"content-type": Role.NOTE,
+    **dict.fromkeys((b"content-type", b"content-encoding"), Role.NOTE),
     **dict.fromkeys(
         (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"x-request-id"), Role.READ
     ),
@@ -135,6 +135,8 @@ def sort_fields(fields: list[Field]) -> tuple[list[bytes], dict[bytes, bytes]]:
             lines.append(line)
         elif role is not _DROP:
             if name in noted:
+                if name == b"content-type" and noted[name] == value:
+                    continue
                 if name in _ONCE:
                     raise MalformedError(400, f"the header {name.decode()} stands there twice")
                 noted[name] += b", " + value

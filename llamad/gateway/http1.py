@@ -5,7 +5,9 @@ import os
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from urllib.parse import quote
 
+from llamad.gateway.decoding import coding_of
 from llamad.gateway.fields import (
     SECRETS,
     FieldLines,
@@ -23,11 +25,14 @@ MAX_HEAD = 32 << 10
 MAX_REQUEST_LINE = 8 << 10
 _LARGEST_KNOWN = 2048
 """Bytes of a head that is remembered."""
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])")
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])"
+)
 _ABSOLUTE = re.compile(r"https?://([^/?]+)([/?].*)?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _ids = itertools.count(1)
 _id_prefix = os.urandom(6).hex()
 
@@ -65,6 +70,8 @@ class Shape:
     """The beginning of the X-Forwarded-For line; the client's own address ends it."""
     passed: bytes
     """The other lines that an upstream gets."""
+    coding: bytes | None = None
+    """How the body is compressed."""
     decided: Decided | None = None
     """Kept here by whoever asked the policy: it need not be asked again for the same head."""
 
@@ -138,7 +145,7 @@ def _read(block: bytes, lines_before: FieldLines) -> tuple[Shape, int | None]:
     given = noted.get(b"x-request-id", b"")
     before = noted.get(b"x-forwarded-for")
     lines = [
-        *without(lines, named),
+        *without(lines, named | {b"content-encoding"}),
         b"x-forwarded-proto: " + noted.get(b"x-forwarded-proto", b"http"),
         b"x-forwarded-host: " + noted.get(b"x-forwarded-host", host),
         b"",
@@ -160,6 +167,7 @@ def _read(block: bytes, lines_before: FieldLines) -> tuple[Shape, int | None]:
         request_id=given.decode() if _REQUEST_ID.fullmatch(given) else None,
         forwarded_for=b"x-forwarded-for: " + (before + b", " if before else b""),
         passed=b"\r\n".join(lines),
+        coding=coding_of(noted.get(b"content-encoding")),
     )
     return shape, length
 
@@ -209,7 +217,7 @@ def _read_target(line: bytes) -> Target:
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise _not_http(line)
-    method, target, version = match[1].decode(), match[2].decode(), (int(match[3]), int(match[4]))
+    method, target, version = match[1].decode(), _escaped(match[2]), (int(match[3]), int(match[4]))
     if version[0] != 1:
         raise MalformedError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
     if method in ("CONNECT", "TRACE"):
@@ -226,6 +234,17 @@ def _read_target(line: bytes) -> Target:
         raise MalformedError(400, "the target of the request is not a path")
     path, _, query = target.partition("?")
     return Target(method, path, query, version, authority)
+
+
+def _escaped(target: bytes) -> str:
+    """A target, with what is UTF-8 in it escaped, as its sender should have done (RFC 3986 section 2.5)."""
+    if target.isascii():
+        return target.decode()
+    try:
+        target.decode()
+    except UnicodeDecodeError:
+        raise MalformedError(400, "the target of the request is neither ASCII nor UTF-8") from None
+    return quote(target, safe=_PRINTABLE)
 
 
 def _host(target: Target, noted: dict[bytes, bytes]) -> bytes:

@@ -19,6 +19,7 @@ MAX_KEYS = 1024
 MAX_KEY_CHARS = 512
 _NAME = re.compile(SERVER_NAME)
 _KEY = re.compile(r"[\x21-\x7e]+")
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _PATH = "gateway.api_keys_file"
 
 
@@ -43,17 +44,16 @@ class Keys:
         return self.by_digest.get(sha256(presented).digest())
 
     def who(self, head: RequestHead) -> str | None:
-        """The name of the key in `Authorization: Bearer` or `x-api-key` (Anthropic's clients); None: no good key."""
-        name = None
+        """The name of the key in `Authorization` (OpenAI's clients), `x-api-key` (Anthropic's) or `api-key` (Azure's),
+        each with or without `Bearer`, as llama-server takes it; None: no good key.
+        """
         for header, value in head.headers:
-            if header == b"authorization":
-                if value[:7].lower() == b"bearer ":
-                    name = self.name_of(value[7:].strip(b" \t"))
-            elif header == b"x-api-key":
-                name = self.name_of(value)
-            if name is not None:
-                break
-        return name
+            if header in _KEY_HEADERS:
+                key = value[7:].strip(b" \t") if value[:7].lower() == b"bearer " else value
+                name = self.name_of(key)
+                if name is not None:
+                    return name
+        return None
 
 
 NO_KEYS = Keys({})

@@ -13,6 +13,8 @@ LARGE = 64 << 10
 """Bytes from which on a body is not read as a whole."""
 MAX_PARTS = 64
 MAX_PART_HEAD = 8 << 10
+MAX_PREAMBLE = 1 << 10
+"""Bytes before the first boundary, which mean nothing (RFC 2046, 5.1.1)."""
 MAX_NAME = 1 << 10
 MAX_FIELDS = 100
 _decode, _raw_decode = json.JSONDecoder().decode, json.JSONDecoder().raw_decode
@@ -78,11 +80,12 @@ def _not_json(what: str) -> str:
 def in_form(body: bytes, content_type: str) -> str | None:
     """The field `model` of multipart/form-data (RFC 7578); of two the last counts. Nothing else of it is read."""
     delimiter = b"--" + _boundary(content_type)
-    if not body.startswith(delimiter):
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter, 0, MAX_PREAMBLE) + 2
+    if start == 1:
         raise UnreadableError("the form does not begin with its boundary")
     name = None
+    position = start + len(delimiter)
     delimiter = b"\r\n" + delimiter
-    position = len(delimiter) - 2
     for _ in range(MAX_PARTS):
         if body.startswith(b"--", position):
             return name

@@ -20,8 +20,8 @@ from llamad.gateway.hosts import Visitors
 from llamad.gateway.keys import Keys
 from llamad.gateway.local import LocalAnswers
 from llamad.gateway.passive import Passive, Send
-from llamad.gateway.replies import error_answer
-from llamad.gateway.routes import Here, Names, Place, choose, is_public, reader
+from llamad.gateway.replies import anthropic_error, error_answer
+from llamad.gateway.routes import Here, Names, Place, choose, is_public, reader, speaks_anthropic
 from llamad.gateway.types import Answer, Backends, Exchange, Headers, Reader, RequestHead, Route, ToServer
 from llamad.metrics import Metrics
 from llamad.servers.probe import Prober, probe, send
@@ -119,6 +119,10 @@ class Policy:
     ) -> Answer:
         """See types.Policy."""
         return error_answer(status, message, kind=kind, headers=headers)
+
+    def in_dialect(self, head: RequestHead, answer: Answer, request_id: str) -> Answer:
+        """See types.Policy."""
+        return anthropic_error(answer, request_id) if speaks_anthropic(head) else answer
 
     def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:
         """See types.Policy."""

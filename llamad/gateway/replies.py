@@ -7,6 +7,16 @@ from llamad.gateway.types import Answer, Headers
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _KNOWN_TYPES = frozenset({"invalid_request_error", "server_error", *_TYPES.values()})
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _MOST_NAMES = 20
 
 
@@ -31,7 +41,19 @@ def error_answer(
     broad = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     known = kind in _KNOWN_TYPES
     error = {"message": message, "type": kind if known else broad, "param": param, "code": None if known else kind}
-    return json_answer({"error": error}, status=status, headers=headers)
+    answer = json_answer({"error": error}, status=status, headers=headers)
+    answer.message = message
+    return answer
+
+
+def anthropic_error(answer: Answer, request_id: str) -> Answer:
+    """An error in the shape that Anthropic's clients read (docs.anthropic.com, "Errors"); anything else as it is."""
+    if answer.message is None:
+        return answer
+    kind = _ANTHROPIC_TYPES.get(answer.status, "api_error" if answer.status >= 500 else "invalid_request_error")
+    error = {"type": kind, "message": answer.message}
+    document = {"type": "error", "error": error, "request_id": request_id}
+    return json_answer(document, status=answer.status, headers=[*answer.headers, (b"request-id", request_id.encode())])
 
 
 def not_allowed(method: str, allowed: str) -> Answer:

@@ -76,6 +76,12 @@ def is_public(names: Names, head: RequestHead) -> bool:
     return names.find(unquote(written)) is not None and kind_of("GET", plain(path)) is Kind.PAGE
 
 
+def speaks_anthropic(head: RequestHead) -> bool:
+    """Whether a client of Anthropic's API asks: its SDKs send `anthropic-version` with everything."""
+    _, path = _split(head.path)
+    return f"{plain(path)}/".startswith("/v1/messages/") or head.header(b"anthropic-version") is not None
+
+
 def _split(path: str) -> tuple[str | None, str]:
     """The NAME (as written) and the /REST of `/servers/NAME/REST`; of another path None, and itself."""
     if not path.startswith(_SERVERS):

@@ -47,6 +47,11 @@ class Limits:
     sweep: float = 0.5
     """Between two looks at all these times."""
 
+    @property
+    def kept_for(self) -> int:
+        """Seconds between two requests, as clients are told; at least 1."""
+        return int(self.idle_timeout) or 1
+
 
 class Swept(Protocol):
     """A connection, as the periodic sweep sees it."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from llamad.gateway.answers import CONTINUE, own_answer
 from llamad.gateway.bodies import ChunkedBody, SizedBody, too_large
+from llamad.gateway.decoding import Decoder
 from llamad.gateway.fields import MalformedError
 from llamad.gateway.http1 import Decided, Heads, Request
 from llamad.gateway.relay import Relay
@@ -155,8 +156,29 @@ class Turn:
 
     def _decide(self, body: bytes) -> None:
         """All of the request is there."""
-        shared, request, exchange = self._shared, self._request, self.exchange
-        exchange.bytes_in = len(body)
+        coding = self._request.shape.coding
+        self.exchange.bytes_in = len(body)
+        if coding is not None and body:
+            self._local = self._shared.tasks.spawn(self._decode(Decoder(coding, body, self._shared.limits.max_body)))
+        else:
+            self._go_on(body)
+
+    async def _decode(self, decoder: Decoder) -> None:
+        """Undo the body's compression, off the loop."""
+        try:
+            while not decoder.done:
+                await asyncio.to_thread(decoder.step)
+                self._hold(len(decoder.body))
+        except MalformedError as error:
+            self._local = None
+            self.answer(self._shared.policy.error(error.status, error.message))
+            return
+        self._local = None
+        self._go_on(bytes(decoder.body))
+
+    def _go_on(self, body: bytes) -> None:
+        """The body is as it was meant."""
+        shared, request = self._shared, self._request
         route = self._route or shared.policy.route(request.head, self._reader, body)
         if isinstance(route, Local):
             self._local = shared.tasks.spawn(self._answer_locally(route, body))
@@ -184,8 +206,11 @@ class Turn:
         """Give an answer of our own."""
         request, policy, exchange = self._request, self._shared.policy, self.exchange
         self._skip_body()
+        if answer.status >= 400:
+            answer = policy.in_dialect(request.head, answer, request.id)
         keep_alive = self.keeps_alive and not self._unread
-        written = own_answer(answer, request, cors=policy.cors(request.head), keep_alive=keep_alive)
+        kept = self._shared.limits.kept_for if keep_alive else 0
+        written = own_answer(answer, request, cors=policy.cors(request.head), keep_alive=kept)
         exchange.status = answer.status
         exchange.bytes_out += len(written)
         self.write(written)

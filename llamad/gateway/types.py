@@ -54,6 +54,8 @@ class Answer:
     body: bytes = b""
     content_type: bytes = b"application/json"
     headers: Headers = field(default_factory=list)
+    message: str | None = None
+    """What is wrong, of an error of llamad's own: it may be told in another shape."""
 
 
 @dataclass(slots=True)
@@ -224,6 +226,10 @@ class Policy(Protocol):
         self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None
     ) -> Answer:
         """An error in the OpenAI shape; `headers` join the answer's."""
+        ...
+
+    def in_dialect(self, head: RequestHead, answer: Answer, request_id: str) -> Answer:
+        """An error as the client of `head` reads it: in Anthropic's shape where it speaks that API."""
         ...
 
     def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:

@@ -131,6 +131,9 @@ class Rules:
         body = {"error": {"message": message, "type": kind, "code": status}}
         return Answer(status, json.dumps(body).encode(), headers=headers or [])
 
+    def in_dialect(self, head: RequestHead, answer: Answer, request_id: str) -> Answer:
+        return answer
+
     def begin(self, head: RequestHead, request_id: str, peer: str) -> Exchange:
         self.begun += 1
         return Exchange(head, request_id, began=asyncio.get_running_loop().time(), peer=peer)

@@ -1,7 +1,10 @@
 """The gateway as a whole: the real policy on the real data path."""
 
 import asyncio
+import gzip
+import json
 import os
+import zlib
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
@@ -142,3 +145,94 @@ async def test_gateway_drains_and_hands_its_sockets_on(front: Front) -> None:
     assert not handed
     with inherited[HERE][0] as sock:
         assert sock.getsockname()[1]
+
+
+# --- compressed bodies ---
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/servers/one/v1/chat/completions", "/servers/one/props"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_compressed_body_reaches_the_server_as_it_was_meant(
+    front: Front, origin: Origin, path: str, coding: str
+) -> None:
+    body = b'{"model": "one", "prompt": "' + b"x" * 3_000_000 + b'"}'
+    sent = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    assert (await front.ask(post(sent, f"Content-Encoding: {coding}", path=path))).status == 200
+    (seen,) = origin.requests
+    assert seen.body == body
+    assert seen.header("content-encoding") is None
+    assert seen.header("content-length") == str(len(body))
+    assert front.gateway._server._shared.body_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "word"),
+    [
+        ("gzip", gzip.compress(bytes(8 << 20)), 413, "gateway.max_body"),
+        ("gzip", b"{}", 400, "Content-Encoding"),
+        ("zstd", b"(\xb5/\xfd", 415, "Content-Encoding 'zstd'"),
+        ("gzip", gzip.compress(b"{"), 400, "not JSON"),
+    ],
+)
+async def test_compressed_body_that_cannot_be_taken(
+    front: Front, origin: Origin, coding: str, body: bytes, status: int, word: str
+) -> None:
+    await front.gateway.apply(front.settings.model_copy(update={"max_body": 1 << 20}), NO_KEYS)
+    reply = await front.ask(post(body, f"Content-Encoding: {coding}"))
+    assert reply.status == status
+    assert word in reply.error
+    assert not origin.requests
+    assert front.gateway._server._shared.body_bytes == 0
+
+
+async def test_client_that_leaves_while_its_body_is_undone_leaves_nothing(front: Front) -> None:
+    wire = await front.wire()
+    wire.send(post(gzip.compress(bytes(30 << 20)), "Content-Encoding: gzip"))
+    shared = front.gateway._server._shared
+    await until(lambda: shared.body_bytes)
+    await wire.close()
+    await until(lambda: not shared.clients)
+    assert shared.body_bytes == 0
+
+
+# --- errors in the shape of the API that is spoken ---
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (post(b'{"model": "two"}', path="/v1/messages"), "not_found_error"),
+        (post(b"{", path="/servers/two/v1/messages"), "not_found_error"),
+        (post(b"{", path="/v1/messages/count_tokens"), "invalid_request_error"),
+        (post(b"{}", "anthropic-version: 2023-06-01", path="/v1/v1/messages"), "not_found_error"),
+        (get("/v1/models/x", "anthropic-version: 2023-06-01"), "not_found_error"),
+        (post(b"x" * 100, path="/v1/messages"), "request_too_large"),
+    ],
+)
+async def test_errors_of_anthropics_api_have_its_shape(front: Front, data: bytes, kind: str) -> None:
+    await front.gateway.apply(front.settings.model_copy(update={"max_body": 50}), NO_KEYS)
+    document = json.loads((await front.ask(data)).body)
+    assert (document["type"], document["error"]["type"]) == ("error", kind)
+
+
+async def test_a_missing_key_is_told_in_anthropics_shape(front: Front) -> None:
+    await front.gateway.apply(front.settings, MINE)
+    document = json.loads((await front.ask(post(b"{}", path="/v1/messages"))).body)
+    assert document["error"]["type"] == "authentication_error"
+    for line in ("x-api-key: sk-mine", "api-key: sk-mine", "Authorization: sk-mine"):
+        assert (await front.ask(post(b'{"model": "one"}', line, path="/v1/messages"))).status == 200
+
+
+async def test_a_dead_server_is_told_in_anthropics_shape(front: Front, origin: Origin) -> None:
+    async def die(seen: object, writer: asyncio.StreamWriter) -> None:
+        raise EOFError
+
+    origin.behave = die
+    reply = await front.ask(post(b'{"model": "one"}', path="/v1/messages"))
+    assert (reply.status, json.loads(reply.body)["error"]["type"]) == (502, "api_error")
+
+
+async def test_a_connection_is_said_to_be_kept_as_long_as_it_is(front: Front) -> None:
+    assert (await front.ask(get("/health"))).header("keep-alive") == "timeout=75"
+    assert (await front.ask(post(b'{"model": "one"}'))).header("keep-alive") == "timeout=75"
+    assert (await front.ask(get("/health", "Connection: close"))).header("keep-alive") is None

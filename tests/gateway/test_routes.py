@@ -236,6 +236,11 @@ def test_other_heads_of_a_part_do_not_matter() -> None:
     assert in_form(part + b"--XyZ\r\nX: y\r\n\r\nz\r\n--XyZ \t\r\n\r\nheadless\r\n--XyZ--", TYPE) == "v"
 
 
+@pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"This is a form.\r\n"])
+def test_what_stands_before_the_first_boundary_means_nothing(before: bytes) -> None:
+    assert in_form(before + form(FILE, ('name="model"', b"emb")), TYPE) == "emb"
+
+
 def test_an_empty_value_is_an_empty_name() -> None:
     assert in_form(form(('name="model"', b"")), TYPE) == ""
 
@@ -244,7 +249,8 @@ def test_an_empty_value_is_an_empty_name() -> None:
     ("body", "kind", "what"),
     [
         (b"", TYPE, "does not begin with its boundary"),
-        (b"preamble\r\n--XyZ--", TYPE, "does not begin with its boundary"),
+        (b"preamble--XyZ--", TYPE, "does not begin with its boundary"),
+        (b"x" * 2000 + b"\r\n--XyZ--", TYPE, "does not begin with its boundary"),
         (form(FILE, end=""), TYPE, "not followed by a line end"),
         (form(FILE, end="x\r\n"), TYPE, "not followed by a line end"),
         (b"--XyZ\r\nA: b", TYPE, "in the middle of a part"),

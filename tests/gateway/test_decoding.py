@@ -1,0 +1,101 @@
+"""Compressed bodies: undone in bounds, or refused in words."""
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamad.gateway.decoding import Decoder, coding_of
+from llamad.gateway.fields import MalformedError
+
+BODY = b'{"model": "one", "prompt": "' + b"x" * 3_000_000 + b'"}'
+LIMIT = 4 << 20
+
+
+def decoded(coding: bytes, data: bytes, limit: int = LIMIT) -> bytes:
+    decoder = Decoder(coding, data, limit)
+    while not decoder.done:
+        before = len(decoder.body)
+        decoder.step()
+        assert len(decoder.body) - before <= 1 << 20
+    return bytes(decoder.body)
+
+
+def raw(data: bytes) -> bytes:
+    squeeze = zlib.compressobj(wbits=-15)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "data"),
+    [
+        (b"gzip", gzip.compress(BODY)),
+        (b"x-gzip", gzip.compress(BODY)),
+        (b"gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])),
+        (b"deflate", zlib.compress(BODY)),
+        (b"deflate", raw(BODY)),
+    ],
+)
+def test_a_body_is_what_was_meant(coding: bytes, data: bytes) -> None:
+    assert decoded(coding, data) == BODY
+
+
+def test_an_empty_one_is_empty() -> None:
+    assert decoded(b"gzip", gzip.compress(b"")) == b""
+
+
+def test_a_bomb_is_ended_at_the_limit() -> None:
+    for coding, data in ((b"gzip", gzip.compress(bytes(64 << 20))), (b"deflate", zlib.compress(bytes(64 << 20)))):
+        with pytest.raises(MalformedError) as refused:
+            decoded(coding, data)
+        assert refused.value.status == 413
+
+
+def test_a_body_of_very_many_members_is_refused() -> None:
+    with pytest.raises(MalformedError, match="something else"):
+        decoded(b"gzip", gzip.compress(b"") * 1000)
+
+
+@pytest.mark.parametrize(
+    ("coding", "data", "what"),
+    [
+        (b"gzip", b"not gzip", "broken"),
+        (b"gzip", gzip.compress(BODY)[:-1], "not complete"),
+        (b"gzip", gzip.compress(BODY)[:40], "not complete"),
+        (b"gzip", gzip.compress(BODY) + b"more", "broken"),
+        (b"deflate", zlib.compress(BODY) + b"more", "something else"),
+        (b"deflate", b"\xff\xff", "broken"),
+        (b"gzip", BODY, "broken"),
+    ],
+)
+def test_what_is_not_what_it_says_is_refused_in_words(coding: bytes, data: bytes, what: str) -> None:
+    with pytest.raises(MalformedError, match=what) as refused:
+        decoded(coding, data)
+    assert refused.value.status == 400
+    assert "Content-Encoding" in refused.value.message
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from([b"gzip", b"deflate"]))
+def test_no_bytes_break_it(data: bytes, coding: bytes) -> None:
+    decoder = Decoder(coding, data, 1000)
+    try:
+        while not decoder.done:
+            decoder.step()
+    except MalformedError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "coding"), [(None, None), (b"identity", None), (b"", None), (b"GZIP", b"gzip"), (b"deflate", b"deflate")]
+)
+def test_codings(value: bytes | None, coding: bytes | None) -> None:
+    assert coding_of(value) == coding
+
+
+@pytest.mark.parametrize("value", [b"zstd", b"br", b"gzip, gzip", b"compress", b"\xff"])
+def test_a_coding_that_is_not_known_is_named(value: bytes) -> None:
+    with pytest.raises(MalformedError, match="Content-Encoding") as refused:
+        coding_of(value)
+    assert refused.value.status == 415
