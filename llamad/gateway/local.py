@@ -77,9 +77,10 @@ class LocalAnswers:
         reports = await self._asker.reports(self._ready_replicas(one_each=True))
         configs = self._backends.configs  # after the wait: they may be others now
         data = [
-            self._entry(config, reports.get(name, NO_REPORT))
+            {**self._entry(config, reports.get(name, NO_REPORT)), "id": id_}
             for name, config in configs.items()
             if name == (server or name)
+            for id_ in (name, *config.aliases)  # clients choose from this list
         ]
         return json_answer({"object": "list", "data": data})
 
@@ -93,6 +94,7 @@ class LocalAnswers:
 
     def _entry(self, config: ServerConfig, report: Report) -> Mapping[str, Any]:
         replicas = self._backends.board.of(config.name)
+        context = report.context if report.context is not None else _written_context(config)
         return {
             "id": config.name,
             "object": "model",
@@ -102,7 +104,9 @@ class LocalAnswers:
             "state": self._backends.condition(config.name).state,
             "start": config.start,
             "replicas": {"ready": sum(one.state is State.READY for one in replicas), "configured": config.replicas},
-            "context": report.context if report.context is not None else _written_context(config),
+            "context": context,
+            "context_length": context,
+            "max_model_len": context,
             "meta": report.meta,
         }
 

@@ -326,7 +326,9 @@ async def test_the_models_of_all_servers() -> None:
         here.fleet.up("a")
         listed = await here.json("/v1/models")
         assert listed["object"] == "list"
-        a, b = listed["data"]
+        a, alias, b = listed["data"]
+        assert {**alias, "id": "a"} == a
+        assert alias["id"] == "default"
         assert isinstance(a.pop("created"), int)
         assert a == {
             "id": "a",
@@ -337,6 +339,8 @@ async def test_the_models_of_all_servers() -> None:
             "start": "always",
             "replicas": {"ready": 1, "configured": 1},
             "context": 4096,
+            "context_length": 4096,
+            "max_model_len": 4096,
             "meta": MODELS["data"][0]["meta"],
         }
         assert (b["state"], b["context"], b["meta"]) == ("starting", 512, None)
