@@ -1,7 +1,6 @@
 """The gateway as a whole: the real policy on the real data path."""
 
 import asyncio
-import gzip
 import json
 import os
 import zlib
@@ -19,6 +18,7 @@ from llamad.servers.state import State
 from tests.gateway.fleets import SmallFleet, servers, until
 from tests.gateway.gate import Reply, Wire, get, post
 from tests.gateway.origin import Origin
+from tests.gateway.test_decoding import gzipped
 
 HERE = TcpAddress("127.0.0.1", 0)
 MINE = Keys({sha256(b"sk-mine").digest(): "me"})
@@ -156,7 +156,7 @@ async def test_compressed_body_reaches_the_server_as_it_was_meant(
     front: Front, origin: Origin, path: str, coding: str
 ) -> None:
     body = b'{"model": "one", "prompt": "' + b"x" * 3_000_000 + b'"}'
-    sent = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    sent = gzipped(body) if coding == "gzip" else zlib.compress(body)
     assert (await front.ask(post(sent, f"Content-Encoding: {coding}", path=path))).status == 200
     (seen,) = origin.requests
     assert seen.body == body
@@ -168,10 +168,10 @@ async def test_compressed_body_reaches_the_server_as_it_was_meant(
 @pytest.mark.parametrize(
     ("coding", "body", "status", "word"),
     [
-        ("gzip", gzip.compress(bytes(8 << 20)), 413, "gateway.max_body"),
+        ("gzip", gzipped(bytes(8 << 20)), 413, "gateway.max_body"),
         ("gzip", b"{}", 400, "Content-Encoding"),
         ("zstd", b"(\xb5/\xfd", 415, "Content-Encoding 'zstd'"),
-        ("gzip", gzip.compress(b"{"), 400, "not JSON"),
+        ("gzip", gzipped(b"{"), 400, "not JSON"),
     ],
 )
 async def test_compressed_body_that_cannot_be_taken(
@@ -187,7 +187,7 @@ async def test_compressed_body_that_cannot_be_taken(
 
 async def test_client_that_leaves_while_its_body_is_undone_leaves_nothing(front: Front) -> None:
     wire = await front.wire()
-    wire.send(post(gzip.compress(bytes(30 << 20)), "Content-Encoding: gzip"))
+    wire.send(post(gzipped(bytes(30 << 20)), "Content-Encoding: gzip"))
     shared = front.gateway._server._shared
     await until(lambda: shared.body_bytes)
     await wire.close()
