@@ -87,8 +87,9 @@ class Passive:
         if path == LOOKUP:
             return json_answer([session for answer in answers for session in _sessions(answer)])
         good = [answer for answer in answers if isinstance(answer, ProbeAnswer) and answer.status < 400]
-        if good and (len(good) == len(answers) or path == CONTROL):  # only one of them has what is to be controlled
-            return Answer(good[0].status, good[0].body)
+        if good and (len(good) == len(answers) or path == CONTROL):
+            best = max(good, key=_controlled) if path == CONTROL else good[0]
+            return Answer(best.status, best.body)
         for one, answer in zip(there, answers, strict=True):
             if isinstance(answer, ProbeError):
                 return error_answer(502, f"replica {one.key.index} of {found.server}: {answer}", kind="upstream_error")
@@ -120,6 +121,14 @@ def _sessions(answer: ProbeAnswer | ProbeError) -> list[dict[str, Any]]:
     """The conversations that a replica has, of those it was asked for."""
     listed = answer.json() if isinstance(answer, ProbeAnswer) and answer.status == 200 else None
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _controlled(answer: ProbeAnswer) -> int:
+    """How far a replica got with a control: only one has the answer that it is for, the others say 200, too."""
+    said = answer.json()
+    if not isinstance(said, dict):
+        return 0
+    return 2 if said.get("success") is True else int("no active completion" not in str(said.get("message")))
 
 
 def _replica_in(query: str) -> str | None:

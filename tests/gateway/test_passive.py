@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -242,10 +243,27 @@ async def test_a_conversation_is_looked_up_in_every_replica(pair: Pair) -> None:
     assert [one["conversation_id"] for one in json.loads(reply.body)] == ["a", "b"]
 
 
-async def test_a_control_is_answered_by_whoever_has_the_answer_it_is_for(pair: Pair) -> None:
-    pair.say(says(404, {"error": "unknown id"}), says(200, {"done": True}))
+UNKNOWN = {"success": False, "message": "no active completion for this id"}
+OFF = {"success": False, "message": "reasoning control not enabled for this completion"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [
+        ((404, {}), (200, {"done": True}), {"done": True}),
+        ((200, UNKNOWN), (200, {"success": True}), {"success": True}),
+        ((200, {"success": True}), (200, UNKNOWN), {"success": True}),
+        ((200, UNKNOWN), (200, OFF), OFF),
+        ((200, UNKNOWN), (200, UNKNOWN), UNKNOWN),
+        ((200, [1]), (200, OFF), OFF),
+    ],
+)
+async def test_a_control_is_answered_by_the_replica_that_has_the_answer_it_is_for(
+    pair: Pair, first: tuple[int, Any], second: tuple[int, Any], best: object
+) -> None:
+    pair.say(says(*first), says(*second))
     reply = await pair.ask("POST", "/servers/one/v1/chat/completions/control", b'{"id": "x"}')
-    assert (reply.status, reply.body) == (200, b'{"done": true}')
+    assert (reply.status, json.loads(reply.body)) == (200, best)
 
 
 def a_stream(*began: float) -> Callable[[Seen], bytes]:
