@@ -103,7 +103,7 @@ class Policy:
         if type(found) is ToServer:
             if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
                 found.authorization = b"Bearer " + key.encode()
-            return found if found.kind is Kind.USE else self._route_passive(found, head, body)
+            return found if found.kind is _USE else self._route_passive(found, head, body)
         return self._local.answer(found, head.query) if isinstance(found, Here) else found
 
     def _route_passive(self, found: ToServer, head: RequestHead, body: bytes) -> Route:
@@ -166,6 +166,7 @@ class Policy:
         return out
 
 
+_USE = Kind.USE  # an enum's attributes are slow to get
 _UNAUTHORIZED = error_answer(
     401,
     "no API key that llamad knows: send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",

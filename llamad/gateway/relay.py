@@ -255,7 +255,7 @@ class Relay:
         exchange.status = answer.status
         if caller.writing_paused:
             self.pause()
-        kept = self._shared.limits.kept_for if caller.keeps_alive else 0
+        kept = self._shared.kept_for if caller.keeps_alive else 0
         out = client_head(answer, length, request, cors=caller.cors, keep_alive=kept)
         if following is WHOLE:
             out += rest

@@ -47,11 +47,6 @@ class Limits:
     sweep: float = 0.5
     """Between two looks at all these times."""
 
-    @property
-    def kept_for(self) -> int:
-        """Seconds between two requests, as clients are told; at least 1."""
-        return int(self.idle_timeout) or 1
-
 
 class Swept(Protocol):
     """A connection, as the periodic sweep sees it."""
@@ -106,6 +101,8 @@ class Shared:
         self.loop = asyncio.get_running_loop()
         self.policy = policy
         self.limits = limits
+        self.kept_for = int(limits.idle_timeout) or 1
+        """Seconds between two requests, as clients are told."""
         self.tasks = Tasks()
         self.upstreams = Upstreams(self.tasks.spawn, self.loop.time, IdleCount(limits.idle_upstreams))
         self.clients: set[Swept] = set()
@@ -135,6 +132,7 @@ class Shared:
     def renew(self, limits: Limits) -> None:
         """New limits; and what the policy decided of heads is forgotten."""
         self.limits = limits
+        self.kept_for = int(limits.idle_timeout) or 1
         self.upstreams.count.most = limits.idle_upstreams
         self.heads.forget()
         self.unix_heads.forget()

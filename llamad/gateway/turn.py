@@ -209,7 +209,7 @@ class Turn:
         if answer.status >= 400:
             answer = policy.in_dialect(request.head, answer, request.id)
         keep_alive = self.keeps_alive and not self._unread
-        kept = self._shared.limits.kept_for if keep_alive else 0
+        kept = self._shared.kept_for if keep_alive else 0
         written = own_answer(answer, request, cors=policy.cors(request.head), keep_alive=kept)
         exchange.status = answer.status
         exchange.bytes_out += len(written)
