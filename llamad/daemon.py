@@ -37,7 +37,7 @@ from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
 from llamad.servers import listener
 from llamad.servers.around import Around
 from llamad.servers.board import Board
-from llamad.servers.catalog import gpus_of
+from llamad.servers.catalog import GpuLists
 from llamad.servers.fleet import Fleet
 from llamad.servers.inspection import examine, inspect
 from llamad.servers.launcher import PID_FD, ProcessLauncher
@@ -137,7 +137,7 @@ class Daemon:
                 external_key=credentials.external_key,
                 inspect=inspect,
                 examine=lambda launch, address: examine(launch, address, environ),
-                list_devices=lambda launch: gpus_of(launch, environ),
+                list_gpus=GpuLists(environ).ask,
                 memory_free=free_memory,
                 make_folder=lambda path: path.mkdir(mode=0o700, parents=True, exist_ok=True),
                 reread=self._reread,

@@ -237,8 +237,10 @@ class World:
     inspections: list[Failure | None]
     examinations: list[Failure | None]
     """What looks after unexplained ends find."""
-    devices: list[str] | None
-    """The GPUs that programs list."""
+    gpus: list[str] | None
+    """The GPUs that programs list when a driver fails."""
+    gpus_at_first: list[str] | None
+    """The GPUs that they list before a start."""
     rereads: list[float]
     free: dict[Device, int]
     """Free bytes by device; one that is not there does not tell."""
@@ -283,8 +285,8 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
             raise LlamadError(f"there is no credential {name}", hint="LoadCredential=")
         return f"secret of {name}"
 
-    async def list_devices(launch: Launch) -> list[str] | None:
-        return world.devices
+    async def list_gpus(launch: Launch, *, again: bool = False) -> list[str] | None:
+        return world.gpus if again else world.gpus_at_first
 
     around = Around(
         board=board,
@@ -297,7 +299,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
         external_key=lambda config: None,
         inspect=lambda launch: inspections.pop(0) if inspections else None,
         examine=lambda launch, address: examinations.pop(0) if examinations else None,
-        list_devices=list_devices,
+        list_gpus=list_gpus,
         memory_free=free.get,
         reread=lambda: rereads.append(loop.time()),
         make_folder=lambda path: None,
@@ -309,7 +311,9 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
             states.append((change.key, change.new.state))
 
     with board.observe(note):
-        world = World(machine, around, states, inspections, examinations, None, rereads, free, chances, no_secrets)
+        world = World(
+            machine, around, states, inspections, examinations, None, None, rereads, free, chances, no_secrets
+        )
         yield world
         world.assert_clean()
 

@@ -29,6 +29,7 @@ from llamad.demo.child import Daemon
 from llamad.demo.engine import model_file, write_wrapper
 from llamad.demo.screen import Screen
 from llamad.errors import LlamadError, UnavailableError
+from llamad.host.visible import visible_lines
 
 QUESTION = "What is the capital of France? Answer in one sentence."
 SERVER = "demo"
@@ -171,7 +172,7 @@ def _ask_once(daemon: Daemon, port: int, screen: Screen) -> None:
     screen.step(f"Asking: {QUESTION}")
 
     def show(piece: str) -> None:
-        sys.stdout.write(piece)
+        sys.stdout.write(visible_lines(piece))
         sys.stdout.flush()
 
     try:

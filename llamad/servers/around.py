@@ -1,7 +1,7 @@
 """What every supervisor works with; put together once, by the daemon or by a test."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +59,12 @@ class Launcher(Protocol):
     def __call__(self, key: ReplicaKey, launch: Launch, address: Address, environment: Mapping[str, str]) -> Child: ...
 
 
+class GpuLister(Protocol):
+    """The GPUs that the program of a launch sees, looked at `again` or as last seen; None where it does not tell."""
+
+    async def __call__(self, launch: Launch, *, again: bool = False) -> Sequence[str] | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """The world of the supervisors."""
@@ -78,8 +84,7 @@ class Around:
     """Looks at model and binary before a start; runs in a thread."""
     examine: Callable[[Launch, Address], Failure | None]
     """Looks for the cause of an unexplained end of a start; runs in a thread."""
-    list_devices: Callable[[Launch], Awaitable[Sequence[str] | None]]
-    """The GPUs that the program of a launch lists; None where it does not tell."""
+    list_gpus: GpuLister
     memory_free: Callable[[Device], int | None]
     """Free bytes of a GPU by its index, or of the `host`; None where that cannot be told."""
     make_folder: Callable[[Path], None]

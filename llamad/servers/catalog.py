@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from llamad.servers.command import Launch
 from llamad.servers.models import Served, served, served_by_file
 from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeError, Prober
+from llamad.servers.starting import mark
 from llamad.servers.state import State
 
 ASK_TIMEOUT = 2.0
@@ -23,6 +24,8 @@ LIST_TIMEOUT = 10.0
 """Seconds that a program may take to list its devices: CUDA alone wakes up for two."""
 END_TIMEOUT = 2.0
 MAX_LIST = 64 << 10
+MAX_SEEN = 256
+_TITLE = "Available devices"
 _NO_GPU = ("(none)", "BLAS", "CPU")
 """What a list of devices may hold beside GPUs."""
 
@@ -64,18 +67,41 @@ async def devices_seen(intents: Iterable[Intent]) -> dict[str, list[str]]:
     return {str(program): await _list_devices(program) for program in programs}
 
 
-async def gpus_of(launch: Launch, inherited: Mapping[str, str]) -> list[str] | None:
-    """The GPUs that the program of a launch lists in the environment of the launch; None where it does not tell."""
-    try:
-        lines = await _listed(launch.binary, dict(inherited) | dict(launch.environment))
-    except (OSError, TimeoutError):
-        return None
-    return [line for line in lines if not line.startswith(_NO_GPU)]
+class GpuLists:
+    """Asks programs which GPUs they see, each once in each environment for as long as it sees some: CUDA takes a second
+    to wake up, and some of each GPU's memory.
+    """
+
+    def __init__(self, inherited: Mapping[str, str]) -> None:
+        self._inherited = inherited
+        self._seen: dict[object, Sequence[str]] = {}
+
+    async def ask(self, launch: Launch, *, again: bool = False) -> Sequence[str] | None:
+        """The GPUs that the program of a launch lists in the environment of the launch; None where it does not tell."""
+        what = (launch.binary, await aside(mark, launch.binary), launch.environment)
+        if again or what not in self._seen:
+            self._seen.pop(what, None)
+            gpus = await self._ask_anew(launch)
+            if not gpus:
+                return gpus
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen[what] = gpus
+        return self._seen[what]
+
+    async def _ask_anew(self, launch: Launch) -> Sequence[str] | None:
+        try:
+            first, *lines = await _listed(launch.binary, dict(self._inherited) | dict(launch.environment)) or [""]
+        except (OSError, TimeoutError):
+            return None
+        if not first.startswith(_TITLE):  # a build that has no such option, or another program
+            return None
+        return [line for line in lines if not line.startswith(_NO_GPU)]
 
 
 async def _list_devices(program: Path) -> list[str]:
     try:
-        return await _listed(program, dict(os.environ))
+        return [line for line in await _listed(program, dict(os.environ)) if not line.startswith(_TITLE)]
     except TimeoutError:
         return [f"did not list its devices in {LIST_TIMEOUT:g} s"]
     except OSError as error:
@@ -83,7 +109,7 @@ async def _list_devices(program: Path) -> list[str]:
 
 
 async def _listed(program: Path, environment: dict[str, str]) -> list[str]:
-    """What `--list-devices` prints, a line a device. Raises OSError where it cannot be run, TimeoutError."""
+    """What `--list-devices` prints: a title, and a line a device. Raises OSError (it cannot be run), TimeoutError."""
     child = await asyncio.create_subprocess_exec(
         program,
         "--list-devices",
@@ -106,7 +132,7 @@ async def _listed(program: Path, environment: dict[str, str]) -> list[str]:
                     pass
                 await child.wait()
     lines = text.decode(errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("Available devices")]
+    return [line.strip() for line in lines if line.strip()]
 
 
 async def _read(stream: asyncio.StreamReader) -> bytes:

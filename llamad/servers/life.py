@@ -139,7 +139,7 @@ class Life:
             return None
         self._devices_listed = True
         self._beat.expect(LIST_TIMEOUT + SLACK)
-        devices = await self._around.list_devices(launch)
+        devices = await self._around.list_gpus(launch, again=True)
         return gpu_missing(gpus.doubt) if devices is not None and not devices else None
 
     async def _examine(self) -> Failure | None:

@@ -16,6 +16,7 @@ from llamad.host.files import status
 from llamad.host.threads import aside
 from llamad.servers.around import Around, Child
 from llamad.servers.board import Failure, ReplicaKey
+from llamad.servers.causes import gpu_missing
 from llamad.servers.command import Launch, child_environment
 
 Mark = tuple[int, int, int, int] | None
@@ -100,6 +101,8 @@ async def prepare(key: ReplicaKey, launch: Launch, around: Around) -> Prepared:
     failure = await aside(around.inspect, launch)
     if failure is not None:
         raise CannotStartError(failure)
+    if launch.gpus_asked and (gpus := await around.list_gpus(launch)) is not None and not gpus:
+        raise CannotStartError(gpu_missing())
     try:
         secrets = {name: await aside(around.secret, credential) for name, credential in launch.credentials}
     except LlamadError as error:

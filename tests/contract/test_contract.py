@@ -243,6 +243,14 @@ def test_a_chunked_request(server: Server) -> None:
         assert len(json.loads(connection.getresponse().read())["tokens"]) == 2
 
 
+def received(raw: socket.socket, size: int) -> bytes:
+    """The next `size` bytes, in however many pieces they come."""
+    data = b""
+    while len(data) < size and (more := raw.recv(size - len(data))):
+        data += more
+    return data
+
+
 def test_a_client_that_is_told_to_continue(server: Server) -> None:
     body = b'{"content":"hello world"}'
     with socket.socket(socket.AF_UNIX) as raw:
@@ -250,9 +258,10 @@ def test_a_client_that_is_told_to_continue(server: Server) -> None:
         raw.connect(str(server.socket))
         head = f"POST /tokenize HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode())
-        assert raw.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        told = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert received(raw, len(told)) == told
         raw.sendall(body)
-        assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert received(raw, 13) == b"HTTP/1.1 200 "
 
 
 def test_a_browser_may_ask_first(server: Server) -> None:
@@ -405,6 +414,14 @@ def test_a_port_that_is_taken(engine: Engine) -> None:
         says = f"couldn't bind HTTP server socket, hostname: 127.0.0.1, port: {port}"
         code, cause, _ = cause_of(engine, model=engine.model, port=port, says=says)
     assert (code, cause) == (1, "port-taken")
+
+
+def test_its_list_of_devices(engine: Engine) -> None:
+    done = engine.run("--list-devices")
+    title, *devices = done.stdout.splitlines()
+    assert (done.returncode, title) == (0, "Available devices:")
+    assert [line.strip() for line in devices] == ["(none)"] or all(": " in line for line in devices)
+    assert devices
 
 
 def test_its_help(engine: Engine) -> None:

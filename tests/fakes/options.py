@@ -80,7 +80,8 @@ def _say_and_end(name: str, text: str) -> None:
     elif name == "--version":
         raw(b"version: 11434 (fake)\nbuilt with nothing for Linux x86_64\n")
     elif name == "--list-devices":
-        raw(b"Available devices:\n", 1)
+        gpu = b"(none)" if setting("NO_GPU") else b"CUDA0: a fake GPU (24576 MiB, 24000 MiB free)"
+        raw(b"Available devices:\n  " + gpu + b"\n", 1)
     else:
         return
     os._exit(0)

@@ -10,7 +10,7 @@ from llamad.errors import LlamadError
 from llamad.host.address import Address, TcpAddress
 from llamad.servers import catalog
 from llamad.servers.board import Board, Failure, Replica, ReplicaKey
-from llamad.servers.catalog import devices_seen, gpus_of, what_is_served
+from llamad.servers.catalog import GpuLists, devices_seen, what_is_served
 from llamad.servers.plan import Intent
 from llamad.servers.probe import ProbeAnswer, ProbeError
 from llamad.servers.state import State
@@ -117,6 +117,32 @@ async def test_a_flood_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 async def test_the_gpus_of_a_launch_are_those_that_its_environment_shows(tmp_path: Path) -> None:
     shows = program(tmp_path / "shows", 'echo "Available devices:"; echo "  BLAS: x"; echo "  $SHOWN"')
     there = a_launch(binary=shows, environment=(("SHOWN", "CUDA0: RTX"),))
-    assert await gpus_of(there, {"PATH": "/bin"}) == ["CUDA0: RTX"]
-    assert await gpus_of(a_launch(binary=shows), {"SHOWN": "(none)"}) == []
-    assert await gpus_of(a_launch(binary=tmp_path / "nothing"), {}) is None
+    assert await GpuLists({"PATH": "/bin"}).ask(there) == ["CUDA0: RTX"]
+    assert await GpuLists({"SHOWN": "(none)"}).ask(a_launch(binary=shows)) == []
+
+
+@pytest.mark.parametrize("script", ["echo 'error: invalid argument: --list-devices'; exit 1", "exit 0"])
+async def test_a_program_that_lists_no_devices_tells_nothing_of_gpus(tmp_path: Path, script: str) -> None:
+    other = a_launch(binary=program(tmp_path / "other", script))
+    assert await GpuLists({"PATH": "/bin"}).ask(other) is None
+    assert await GpuLists({}).ask(a_launch(binary=tmp_path / "nothing")) is None
+
+
+async def test_gpus_that_were_seen_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = tmp_path / "count"
+    shows = program(tmp_path / "shows", f'echo x >>{count}; echo "Available devices:"; echo "  $SHOWN"')
+    lists = GpuLists({"PATH": "/bin"})
+    seen, none = (a_launch(binary=shows, environment=(("SHOWN", text),)) for text in ("CUDA0: x", "(none)"))
+    monkeypatch.setattr(catalog, "MAX_SEEN", 1)
+    for launch, again, asked in (
+        (seen, False, 1),
+        (seen, False, 1),
+        (seen, True, 2),
+        (none, False, 3),
+        (none, False, 4),
+    ):
+        await lists.ask(launch, again=again)
+        assert len(count.read_text().split()) == asked
+    await lists.ask(a_launch(binary=shows, environment=(("SHOWN", "another"),)))
+    await lists.ask(seen)
+    assert len(count.read_text().split()) == 6, "what is kept is bounded"

@@ -123,7 +123,7 @@ def test_a_driver_that_fails_is_judged_by_the_list_of_devices(devices: list[str]
 
     async def story() -> None:
         with a_world(Behaviour(says=(DRIVER, DRIVER), loads_for=50)) as world:
-            world.devices = devices
+            world.gpus = devices
             async with supervised(world, a_launch(gpus_asked=True)) as one:
                 await one.until(State.READY, State.BACKOFF, State.FAILED)
                 assert (one.view.state is not State.READY) == fails
@@ -136,10 +136,39 @@ def test_a_driver_that_fails_is_judged_by_the_list_of_devices(devices: list[str]
     tell(story)
 
 
+@pytest.mark.parametrize(("gpus", "starts"), [([], False), (["CUDA0: a GPU"], True), (None, True)])
+def test_no_start_where_the_program_sees_no_gpu_and_one_was_asked_for(gpus: list[str] | None, *, starts: bool) -> None:
+    """A build with the RPC backend, as llama.cpp's own releases are, never warns that it has no GPU."""
+
+    async def story() -> None:
+        with a_world() as world:
+            world.gpus_at_first = gpus
+            async with supervised(world, a_launch(gpus_asked=True)) as one:
+                await one.until(State.READY, State.BACKOFF)
+                assert (one.view.state is State.READY) == starts
+                if not starts:
+                    assert one.cause == "gpu-missing"
+                    assert not world.machine.children
+                    world.gpus_at_first = ["CUDA0: it came"]
+                    await one.until(State.READY)
+
+    tell(story)
+
+
+def test_no_program_is_asked_for_gpus_that_nobody_wants() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            world.gpus_at_first = []
+            async with supervised(world) as one:
+                await one.until(State.READY)
+
+    tell(story)
+
+
 def test_a_driver_that_fails_is_nothing_to_one_that_asked_for_no_gpu() -> None:
     async def story() -> None:
         with a_world(Behaviour(says=(DRIVER,))) as world:
-            world.devices = []
+            world.gpus = []
             async with supervised(world) as one:
                 await one.until(State.READY)
 
