@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -108,7 +109,9 @@ def _number(option: Option, value: ArgScalar, text: str) -> str:
         number = math.nan
     if not math.isfinite(number):
         also = f" or one of {', '.join(option.words)}" if option.words else ""
-        raise ValueError(f"takes a number{also}, not {shown(value)}")
+        thousands = re.fullmatch(r"(\d{1,6})[kK]", text)
+        hint = f": write {int(thousands[1]) * 1024}" if thousands else ""
+        raise ValueError(f"takes a number{also}, not {shown(value)}{hint}")
     return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else text.strip()
 
 

@@ -130,7 +130,7 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
     [
         ({"flash_attn": "maybe"}, "takes on, off or auto, not 'maybe'"),
         ({"cache_type_k": True}, "takes f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1, not true"),
-        ({"ctx_size": "8k"}, "takes a number, not '8k'"),
+        ({"ctx_size": "8k"}, "takes a number, not '8k': write 8192"),
         ({"ctx_size": "1_000"}, "takes a number, not '1_000'"),
         ({"ctx_size": "nan"}, "takes a number, not 'nan'"),
         ({"ctx_size": False}, "takes a number, not false"),

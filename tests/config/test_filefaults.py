@@ -1,5 +1,6 @@
 """What is wrong with a file or a folder that a server's configuration names."""
 
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -126,3 +127,14 @@ def test_the_parts_of_a_split_model(place: Path) -> None:
     assert (first_part(place / names[0]), first_part(place / names[1])) == (None, place / names[0])
     for name in ("m.gguf", "x-00002-of-99999.gguf"):
         assert (first_part(place / name), parts_of(place / name)) == (None, [place / name])
+
+
+def test_a_disk_that_does_not_answer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "its disk has not answered for 10 s")
+
+    monkeypatch.setattr(filefaults, "within", silent)
+    for name, use in (("template.jinja", Use.READ), ("folder", Use.FILLED)):
+        found = fault(place / name, use)
+        assert found is not None
+        assert (found.words, found.passing) == ("cannot be read: its disk has not answered for 10 s", True)

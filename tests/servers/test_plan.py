@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from llamad.config.model import Config, ControlConfig, GatewayConfig, HealthPolicy, LogConfig, QueueConfig, StopPolicy
+from llamad.config.model import (
+    Config,
+    ControlConfig,
+    GatewayConfig,
+    HealthPolicy,
+    LimitsConfig,
+    LogConfig,
+    QueueConfig,
+    StopPolicy,
+)
 from llamad.servers.board import Failure
 from llamad.servers.plan import Action, Intent, changed_settings, changes, diff
 from tests.builders import a_launch
@@ -75,6 +84,11 @@ def test_equal_is_kept() -> None:
         ({"evictable": False}, {"memory": {0: 6 << 30}}, "memory unset -> {0: 6G}, evictable false -> unset"),
         ({"memory": {0: 6 << 30}}, {"memory": 3 << 29}, "memory {0: 6G} -> 1.5G"),
         ({"gpus": ((0,),)}, {}, "gpus [0] -> unset"),
+        (
+            {},
+            {"env_credentials": {"A": "b"}, "limits": LimitsConfig(memory_max=20 << 30)},
+            "limits.memory_max unset -> 20G, env_credentials.A unset -> b",
+        ),
         ({"gpus": ((0,), (1,))}, {"gpus": "all"}, "gpus [[0], [1]] -> all"),
         ({}, {"replicas": 2}, "replicas 1 -> 2"),
         ({"replicas": 3}, {}, "replicas 3 -> 1"),
@@ -112,6 +126,11 @@ def test_one_option_is_one_however_it_is_spelled() -> None:
     args = {"ctx-size": 8192, "top_k": "5", "chat_template_kwargs": {"a": False}}
     new = an_intent("a", args=args, launch=a_launch("a", arguments=("--other",)))
     assert only(old, new) == "replace a: args.chat_template_kwargs.a 1 -> off, args.ctx_size 4096 -> 8192"
+
+
+def test_what_becomes_json_is_shown_as_the_mapping_it_is() -> None:
+    new = an_intent("a", args={"chat_template_kwargs": {"a": 1}}, launch=a_launch("a", arguments=("--other",)))
+    assert only(an_intent("a"), new) == "replace a: args.chat_template_kwargs unset -> {a: 1}"
 
 
 def test_a_replica_that_joins_does_not_hide_that_the_others_change() -> None:
