@@ -148,6 +148,30 @@ def test_a_crash_of_llamad_costs_no_model(llamad: Llamad, manager: ServiceManage
     assert manager.stored == {}
 
 
+def test_words_of_clients_from_before_a_crash_of_llamad_decide_nothing_after_it(
+    llamad: Llamad, manager: ServiceManager
+) -> None:
+    """What a ready server wrote while nobody read it is read by the next llamad."""
+    says = "x\\nwarning: no usable GPU found\\nerror: invalid argument: --x\\n0.1 E no kernel image is available\\n"
+    llamad.configure({"a": {"gpus": "all", "env": {"FAKE_FLOOD": "40", "FAKE_FLOOD_TEXT": says}}})
+    llamad.start()
+    manager.wait_for("READY=1")
+    pid = llamad.status("a")["pid"]
+    llamad.end(signal.SIGKILL)
+    (log,) = manager.stored["log-a-0-0"]
+    before = unread(log)
+    wait_until(lambda: unread(log) > before + 500)
+    llamad.start()
+    assert llamad.wait_for("a")["pid"] == pid
+    os.kill(pid, signal.SIGABRT)
+    wait_until(lambda: llamad.status("a").get("pid") not in (None, pid))
+    llamad.wait_for("a")
+    assert not llamad.events("gpu-missing")
+    assert not llamad.events("invalid argument (")
+    assert not llamad.events("not built for this GPU")
+    assert llamad.end() == 0
+
+
 def test_a_restart_without_the_program_costs_no_model(llamad: Llamad) -> None:
     llamad.configure({"a": {}})
     llamad.start()

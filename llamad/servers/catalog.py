@@ -79,22 +79,22 @@ class GpuLists:
     async def ask(self, launch: Launch, *, again: bool = False) -> Sequence[str] | None:
         """The GPUs that the program of a launch lists in the environment of the launch; None where it does not tell."""
         what = (launch.binary, await aside(mark, launch.binary), launch.environment)
-        if again or what not in self._seen:
-            self._seen.pop(what, None)
-            gpus = await self._ask_anew(launch)
-            if not gpus:
-                return gpus
-            if len(self._seen) >= MAX_SEEN:
-                self._seen.clear()
+        if not again and what in self._seen:
+            return self._seen[what]
+        gpus = await self._ask_anew(launch)
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen.pop(what, None)
+        if gpus:
             self._seen[what] = gpus
-        return self._seen[what]
+        return gpus
 
     async def _ask_anew(self, launch: Launch) -> Sequence[str] | None:
         try:
-            first, *lines = await _listed(launch.binary, dict(self._inherited) | dict(launch.environment)) or [""]
+            title, *lines = await _listed(launch.binary, dict(self._inherited) | dict(launch.environment)) or [""]
         except (OSError, TimeoutError):
             return None
-        if not first.startswith(_TITLE):  # a build that has no such option, or another program
+        if not title.startswith(_TITLE) or not lines:  # it has no such option, or is too old to say `(none)`
             return None
         return [line for line in lines if not line.startswith(_NO_GPU)]
 

@@ -133,14 +133,14 @@ class Life:
         return False
 
     async def _gpus_in_doubt(self) -> Failure | None:
-        """Where one of its drivers fails, another may have a GPU: its own list of devices decides."""
+        """Where one of its drivers fails, another may have a GPU: it goes on if its own list of devices shows one."""
         gpus, launch = self._listener.gpus, self._running.launch
         if not isinstance(launch, Launch) or not launch.gpus_asked or gpus.doubt is None or self._devices_listed:
             return None
         self._devices_listed = True
         self._beat.expect(LIST_TIMEOUT + SLACK)
         devices = await self._around.list_gpus(launch, again=True)
-        return gpu_missing(gpus.doubt) if devices is not None and not devices else None
+        return None if devices else gpu_missing(gpus.doubt)
 
     async def _examine(self) -> Failure | None:
         """What a look at its files and its port tells of an end that its lines do not explain."""

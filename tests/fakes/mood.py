@@ -150,8 +150,9 @@ def eat(_signum: int, _frame: object) -> None:
 def flood() -> None:
     """FAKE_FLOOD lines a second, for ever."""
     rate, sent, began = number("FLOOD"), 0, time.monotonic()
+    text = escaped(setting("FLOOD_TEXT"))
     while True:
         while sent < rate * (time.monotonic() - began):
-            srv("I", "flood", f"line {sent}")
+            raw(text) if text else srv("I", "flood", f"line {sent}")
             sent += 1
         time.sleep(0.005)

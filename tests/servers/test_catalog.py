@@ -121,7 +121,9 @@ async def test_the_gpus_of_a_launch_are_those_that_its_environment_shows(tmp_pat
     assert await GpuLists({"SHOWN": "(none)"}).ask(a_launch(binary=shows)) == []
 
 
-@pytest.mark.parametrize("script", ["echo 'error: invalid argument: --list-devices'; exit 1", "exit 0"])
+@pytest.mark.parametrize(
+    "script", ["echo 'error: invalid argument: --list-devices'; exit 1", "exit 0", "echo Available devices:"]
+)
 async def test_a_program_that_lists_no_devices_tells_nothing_of_gpus(tmp_path: Path, script: str) -> None:
     other = a_launch(binary=program(tmp_path / "other", script))
     assert await GpuLists({"PATH": "/bin"}).ask(other) is None

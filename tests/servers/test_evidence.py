@@ -117,7 +117,7 @@ def test_one_that_was_taken_over_while_it_loads_is_judged_like_any_other(tmp_pat
 # --- GPUs
 
 
-@pytest.mark.parametrize(("devices", "fails"), [([], True), (["Vulkan0: a GPU"], False), (None, False)])
+@pytest.mark.parametrize(("devices", "fails"), [([], True), (["Vulkan0: a GPU"], False), (None, True)])
 def test_a_driver_that_fails_is_judged_by_the_list_of_devices(devices: list[str] | None, *, fails: bool) -> None:
     """Another backend of the same build may have a GPU."""
 
