@@ -7,68 +7,71 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from llamad.config.files import DROP_INS
+from llamad.config.files import DROP_INS, Files, read_disk
 from llamad.config.loader import Loaded
+from llamad.config.problems import Position, Problem
 from llamad.host.dirs import Directories
-from llamad.host.files import read_bytes
 
 log = logging.getLogger(__name__)
 _FOLDER = "accepted"
+_MISTAKE = "but servers run: taken for a mistake"
 
 
-def accepted_file(file: Path, directories: Directories) -> Path:
-    """Where the copy of FILE is. Relative paths in it still start at FILE's folder: `load(..., copy_of=FILE)`."""
-    return directories.runtime / _FOLDER / file.name
-
-
-def keep_accepted(files: Iterable[Path], file: Path, directories: Directories) -> None:
-    """Copy what was accepted, in one step: whoever dies on the way leaves the old copy. One that cannot be made costs
-    only the comfort. Nothing is done where it is the copy itself that was read.
+def keep_accepted(files: Files, directories: Directories) -> None:
+    """Keep what was accepted, in one step: whoever dies on the way leaves the old copy. One that cannot be made costs
+    only the comfort.
     """
-    target = accepted_file(file, directories)
-    files = tuple(files)
-    if target in files:
-        return
+    target = directories.runtime / _FOLDER
     try:
         fresh = Path(tempfile.mkdtemp(dir=directories.runtime, prefix=f"{_FOLDER}-"))  # for nobody else to read
         (fresh / DROP_INS).mkdir()
-        for one in files:
-            (fresh / _place(one, file)).write_bytes(read_bytes(one))
+        for path, data in files.contents.items():
+            (fresh / _place(path, files.main)).write_bytes(data)
         link = directories.runtime / f"{_FOLDER}.new"
         link.unlink(missing_ok=True)
         link.symlink_to(fresh.name)
-        os.replace(link, target.parent)  # a folder could not be replaced in one step, a link to one can
+        os.replace(link, target)  # a folder could not be replaced in one step, a link to one can
     except OSError as error:
         log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})
-    current = target.parent.resolve().name
+    current = target.resolve().name
     for old in directories.runtime.glob(f"{_FOLDER}-*"):
         if old.name != current:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def emptied(loaded: Loaded, running: Iterable[str], file: Path, directories: Directories) -> str | None:
-    """The problem line where a file is empty by now and servers that run would end by it, which is a mistake and no
-    wish; else None. One that is gone is a wish, and so is one that was accepted as empty.
+def read_accepted(file: Path, directories: Directories) -> Files | None:
+    """What was accepted last of FILE and its drop-ins, under the names that they had; None where there is no copy that
+    can be read. It reads: call it in a thread.
     """
-    if loaded.config is None or not set(running) - loaded.config.servers.keys():
+    copy = read_disk(directories.runtime / _FOLDER / file.name)
+    if copy.main not in copy.contents:
         return None
-    copies = accepted_file(file, directories).parent
-    for one in loaded.files:
-        copy = copies / _place(one, file)
-        was_full = not _is_empty(copy) if copy.exists() else one == file
-        if was_full and _is_empty(one):
-            return f"{one}:1:1: the file is empty, but servers run: taken for a mistake"
-    return None
+    contents = {file.parent / path.relative_to(copy.main.parent): data for path, data in copy.contents.items()}
+    return replace(copy, main=file, contents=contents, problems=())
 
 
-def _place(one: Path, file: Path) -> Path:
-    return Path(file.name) if one == file else Path(DROP_INS, one.name)
+def mistakes(loaded: Loaded, running: Iterable[str], accepted: Files | None) -> tuple[Problem, ...]:
+    """What is no wish although it could be read as one: servers that run would end since a file is empty by now, or the
+    folder of the drop-ins is gone. A drop-in that is gone is a wish, and so is a file that was accepted as empty.
+    """
+    files = loaded.files
+    if loaded.config is None or not set(running) - loaded.config.servers.keys():
+        return ()
+    before = {files.main: b"?"} if accepted is None else accepted.contents
+    empty = (path for path, data in files.contents.items() if not data.strip() and before.get(path, b"").strip())
+    found = [
+        Problem(Position(path, 1, 1), "", f"the file is empty, {_MISTAKE}", hint="to stop them, write `servers: {}`")
+        for path in empty
+    ]
+    folder = files.main.parent / DROP_INS
+    if not files.has_folder and any(path.parent == folder for path in before):
+        hint = "to stop its servers, leave the folder there and empty"
+        found.append(Problem(Position(folder, 1, 1), "", f"the folder is gone, {_MISTAKE}", hint=hint))
+    return tuple(found)
 
 
-def _is_empty(path: Path) -> bool:
-    try:
-        return not read_bytes(path).strip()
-    except OSError:
-        return False
+def _place(path: Path, main: Path) -> Path:
+    return Path(main.name) if path == main else Path(DROP_INS, path.name)

@@ -3,23 +3,27 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamad.accepted import accepted_file, emptied
+from llamad.accepted import read_accepted
+from llamad.candidate import Beside, Candidate, judge
+from llamad.config.files import Files
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
+from llamad.config.problems import Position, Problem
+from llamad.config.verdict import Verdict
 from llamad.control.client import answers
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.cgroup import Groups
 from llamad.host.dirs import Directories
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
+from llamad.host.threads import aside
 from llamad.host.users import service_uid, user_name
 from llamad.reap import STOPPING_MARK
 from llamad.servers.fleet import Fleet
-from llamad.servers.intents import intents
 from llamad.servers.launcher import PID_FD, STORED, ProcessLauncher
 from llamad.servers.ledger import read_ledger
 from llamad.servers.leftovers import assign, claim, end_groups, end_processes, end_recorded
@@ -71,90 +75,92 @@ def refuse_foreign(directories: Directories) -> None:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What a llamad starts with. `error` is why it is not what is on disk (None: it is); with `keys_unknown` nobody may
-    be let in.
+    """What a llamad starts with. `verdict` is on what is on disk, also where that is not what it starts with; with
+    `keys_unknown` nobody may be let in.
     """
 
-    loaded: Loaded
-    config: Config
-    wanted: Mapping[str, Intent]
-    error: str | None = None
+    candidate: Candidate
+    verdict: Verdict
     keys_unknown: bool = False
 
+    @property
+    def config(self) -> Config:
+        """What holds at the start, whatever is wrong in the world with it."""
+        assert self.candidate.loaded.config is not None
+        return self.candidate.loaded.config
 
-async def first_config(
-    file: Path,
-    directories: Directories,
-    environ: Mapping[str, str],
-    read_keys: Callable[[Config], tuple[str, ...]],
-    handed: Mapping[str, list[int]],
-    follow: Callable[[Path | None], None],
-) -> First:
-    """The configuration to start with; `follow` is told which file of keys the one on disk names. Where an earlier
-    llamad left servers running they go on whatever is wrong with the files by now: with the configuration that was
-    accepted last, or, where only the API keys cannot be had, with a gateway that lets nobody in. ConfigError where
-    nothing can be started.
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the configuration FILE is read by this process; `verify` and `follow` are those of the Reloader."""
+
+    file: Path
+    directories: Directories
+    environ: Mapping[str, str]
+    key_files: tuple[Path, ...]
+    verify: Callable[[Loaded, Config], Beside]
+    follow: Callable[[Loaded], Awaitable[None]]
+
+    async def load(self, files: Files | None = None, *, accepted: bool = False) -> Loaded:
+        """Read the disk, or take these files."""
+        return await aside(
+            load, self.file, self.directories, environ=self.environ, key_files=self.key_files,
+            files=files, accepted=accepted,
+        )  # fmt: skip
+
+
+async def first_config(reading: Reading, handed: Mapping[str, list[int]]) -> First:
+    """The configuration to start with. Where an earlier llamad left servers running they go on whatever is wrong with
+    the files by now: with the configuration that was accepted last, or, where only the API keys cannot be had, with a
+    gateway that lets nobody in. ConfigError where nothing can be started.
     """
     inherits = any(name.startswith(PID_FD) for name in handed)
-    first, wrong = await _as_written(file, directories, environ, read_keys, follow, inherits=inherits)
-    if first is not None and not wrong:
-        for problem in first.loaded.problems:
-            log.warning("%s", problem, extra={"event": "config-remark"})
-        return first
-    kept = await _as_accepted(file, directories, environ, read_keys) if inherits else None
-    go_on = kept or (first if inherits else None)
+    copy = await aside(read_accepted, reading.file, reading.directories) if inherits else None
+    written = await _as_written(reading, copy, inherits=inherits)
+    verdict = written.verdict
+    if not verdict.refused:
+        for line in verdict.lines:
+            log.warning("%s", line, extra={"event": "config-remark"})
+        return First(written, verdict)
+    kept = await _as_accepted(reading, copy) if copy is not None else None
+    only_keys = written.beside is not None and set(verdict.refused) == set(written.beside.refused(at_start=True))
+    go_on = kept or (First(written, verdict, keys_unknown=True) if inherits and only_keys else None)
     if go_on is None:
-        raise ConfigError(f"{file} is not accepted", hint="nothing was started", problems=wrong)
-    for line in wrong:
+        raise ConfigError(verdict.summary, hint="nothing was started", problems=verdict.lines)
+    for line in verdict.lines:
         log.error("%s", line, extra={"event": "config-problem"})
     which = "the last accepted one" if kept else "what runs"
-    log.error("the configuration is not usable: %s goes on", which, extra={"event": "config-kept"})
+    log.error("%s: %s goes on", verdict.summary, which, extra={"event": "config-kept"})
     if go_on.keys_unknown:
         log.error("the API keys are not usable: nobody is let in until they are", extra={"event": "keys-unknown"})
-    return replace(go_on, error="\n".join(wrong))
+        go_on = replace(go_on, candidate=replace(go_on.candidate, beside=None))  # the keys that were read do not hold
+    return replace(go_on, verdict=verdict)
 
 
-async def _as_written(
-    file: Path,
-    directories: Directories,
-    environ: Mapping[str, str],
-    read_keys: Callable[[Config], tuple[str, ...]],
-    follow: Callable[[Path | None], None],
-    *,
-    inherits: bool,
-) -> tuple[First | None, tuple[str, ...]]:
-    """What is on disk, and why it is not to be started with; None where nothing can be started with it."""
+async def _as_written(reading: Reading, copy: Files | None, *, inherits: bool) -> Candidate:
+    """What is on disk."""
     try:
-        loaded = await asyncio.to_thread(load, file, directories, environ=environ)
-        follow(loaded.keys_file)
-        config = loaded.config
-        if config is None:
-            return None, loaded.wrong_text
-        running = {record.server for record in read_ledger(directories.ledger).records} if inherits else ()
-        if mistake := emptied(loaded, running, file, directories):
-            return None, (mistake,)
-        wrong = await asyncio.to_thread(read_keys, config)
-        return First(loaded, config, intents(config, loaded), keys_unknown=bool(wrong)), wrong
+        loaded = await reading.load()
+        await reading.follow(loaded)
+        running = [record.server for record in read_ledger(reading.directories.ledger).records] if inherits else []
+        return await judge(loaded, copy, reading.verify, running={}, left=running)
     except Exception as error:  # no reason to end a model that runs
         if not inherits:
             raise
         log.exception("a bug in llamad", extra={"event": "bug"})
-        return None, (f"a bug in llamad: {error!r}",)
+        bug = (Problem(Position(reading.file, 1, 1), "", f"a bug in llamad: {error!r}"),)
+        return Candidate(Loaded(None, bug, Files(reading.file, {}), {}), Verdict(bug, bug), {})
 
 
-async def _as_accepted(
-    file: Path, directories: Directories, environ: Mapping[str, str], read_keys: Callable[[Config], tuple[str, ...]]
-) -> First | None:
-    """What was accepted last, where there is a copy that can still be read."""
-    copy = accepted_file(file, directories)
-    if not copy.exists():
-        return None
-    loaded = await asyncio.to_thread(load, copy, directories, environ=environ, copy_of=file)
+async def _as_accepted(reading: Reading, copy: Files) -> First | None:
+    """What was accepted last, where that can still be read."""
+    loaded = await reading.load(copy, accepted=True)
     if loaded.config is None:
         return None
-    wrong = bool(await asyncio.to_thread(read_keys, loaded.config))
+    candidate = await judge(loaded, copy, reading.verify, running={}, left=())
+    wrong = candidate.beside is None or bool(candidate.beside.refused(at_start=True))
     wrong |= any(problem.path.startswith("gateway.") for problem in loaded.problems)  # it asks for keys, and has none
-    return First(loaded, loaded.config, intents(loaded.config, loaded), keys_unknown=wrong)
+    return First(candidate, candidate.verdict, keys_unknown=wrong)
 
 
 async def take_over(

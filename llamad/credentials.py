@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamad.config.model import ServerConfig
+from llamad.config.model import Config, ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.files import read_text
 from llamad.host.redact import Redaction
@@ -18,6 +18,8 @@ class Credentials:
         folder = environ.get("CREDENTIALS_DIRECTORY")
         self._folder = Path(folder) if folder else None
         self._redaction = redaction
+        self._external: Mapping[str, str | LlamadError | None] = {}
+        """The keys of external servers, by name: read when their configuration is, and not at every probe."""
 
     def secret(self, name: str) -> str:
         """The text of a credential, without the newline at its end."""
@@ -28,7 +30,27 @@ class Credentials:
         return self._read(self._folder / name, f"LoadCredential={name}:PATH in the unit names the file")
 
     def external_key(self, config: ServerConfig) -> str | None:
-        """The API key of a server that llamad does not run; None where it asks none."""
+        """The API key of a server that llamad does not run, as it was taken last; None where it asks none."""
+        key = self._external[config.name] if config.name in self._external else self._external_key(config)
+        if isinstance(key, LlamadError):
+            raise key
+        return key
+
+    def read_external(self, config: Config) -> Mapping[str, str | LlamadError | None]:
+        """Read the keys of all external servers, or why they cannot be had, for `take_external` (in a thread)."""
+        return {name: self._try(server) for name, server in config.servers.items() if server.external}
+
+    def take_external(self, keys: Mapping[str, str | LlamadError | None]) -> None:
+        """These hold from now on."""
+        self._external = keys
+
+    def _try(self, config: ServerConfig) -> str | LlamadError | None:
+        try:
+            return self._external_key(config)
+        except LlamadError as error:
+            return error
+
+    def _external_key(self, config: ServerConfig) -> str | None:
         if config.api_key_credential is not None:
             return self.secret(config.api_key_credential)
         if config.api_key_file is not None:

@@ -8,12 +8,16 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from llamad import __version__
-from llamad.beginning import First, first_config, make, take_over
+from llamad.beginning import First, Reading, first_config, make, take_over
+from llamad.candidate import Beside
+from llamad.config.keyfiles import where_keys_are
+from llamad.config.loader import Loaded
 from llamad.config.model import Config
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
@@ -31,6 +35,7 @@ from llamad.host.memory import free_memory
 from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_environment, watchdog_interval
 from llamad.host.pulse import Pulse
 from llamad.host.redact import Redaction
+from llamad.host.threads import aside
 from llamad.reap import KEEP_MARK, STOPPING_MARK
 from llamad.reload import Reloader
 from llamad.reporter import EXTEND_BY, EXTEND_EVERY, Reporter, StrictStartError
@@ -91,7 +96,8 @@ async def _serve(
     make(directories)
     with Notifier(systemd) as notifier, only_one(directories):
         handed = received(systemd, pid=pid)
-        daemon = Daemon(file, directories, notifier, environ, redaction, handed)
+        key_files = await aside(where_keys_are, file, environ)
+        daemon = Daemon(file, directories, notifier, environ, redaction, handed, key_files)
         return await daemon.serve(watchdog_interval(systemd, pid=pid))
 
 
@@ -106,6 +112,7 @@ class Daemon:
         environ: Mapping[str, str],
         redaction: Redaction,
         handed: dict[str, list[int]],
+        key_files: tuple[Path, ...],
     ) -> None:
         loop = asyncio.get_running_loop()
         self._file = file
@@ -145,9 +152,10 @@ class Daemon:
             )
         )
         self._reporter = Reporter(notifier, self._fleet, self._pulse, self._notices)
+        self._key_files = key_files
         self._front = Front(
             self._fleet,
-            environ,
+            key_files,
             notifier,
             self._pulse,
             external_key=credentials.external_key,
@@ -158,17 +166,17 @@ class Daemon:
             directories,
             environ,
             self._fleet,
-            verify=self._front.verify,
-            follow=self._watch.follow,
+            verify=self._verify,
+            follow=self._follow,
             on_accepted=self._on_accepted,
             announce=self._announce,
+            key_files=key_files,
         )
 
     async def serve(self, watchdog: float | None) -> int:
         """Start, serve, and end in order. Returns the exit code; LlamadError where it cannot begin."""
-        first = await first_config(
-            self._file, self._directories, self._environ, self._front.take_keys, self._handed, self._watch.follow
-        )
+        reading = Reading(self._file, self._directories, self._environ, self._key_files, self._verify, self._follow)
+        first = await first_config(reading, self._handed)
         config = first.config
         if first.keys_unknown:
             self._front.let_nobody_in()
@@ -206,10 +214,11 @@ class Daemon:
         inherits = any(name.startswith(PID_FD) for name in self._handed)
         live = first.config.model_copy(update={"startup": "settle"}) if inherits else first.config
         await take_over(
-            first.wanted, self._fleet, self._launcher, self._groups, self._notifier, self._directories, self._handed
-        )
-        self._reloader.accept(first.loaded, first.config)
-        self._reloader.error = first.error
+            first.candidate.wanted, self._fleet, self._launcher, self._groups, self._notifier, self._directories,
+            self._handed,
+        )  # fmt: skip
+        self._reloader.accept(first.candidate)
+        self._reloader.verdict = first.verdict
         async with self._front.open(first.config, self._handed):
             code = await self._live(live)
         if self._upgrading:
@@ -268,7 +277,8 @@ class Daemon:
 
     async def _reload_on_save(self) -> None:
         async for saved in self._watch.saved():
-            self._reloader.request(str(saved))
+            if self._reloader.config is None or self._reloader.config.watch:
+                self._reloader.request(str(saved))
 
     async def _stop_patiently(self) -> None:
         """From the wish to stop on, have systemd wait as long as servers take to finish what they have."""
@@ -285,6 +295,22 @@ class Daemon:
             self._notifier.extend_timeout(EXTEND_BY)
             await asyncio.sleep(EXTEND_EVERY)
 
+    def _verify(self, loaded: Loaded, config: Config) -> Beside:
+        """What the configuration refers to beside servers (in a thread)."""
+        beside, external = self._front.verify(loaded, config), self._credentials.read_external(config)
+
+        def take() -> None:
+            beside.take()
+            self._credentials.take_external(external)
+
+        return replace(beside, take=take)
+
+    async def _follow(self, loaded: Loaded) -> None:
+        """Watch what the configuration names beside its own files."""
+        named = (loaded.keys_file,) if loaded.keys_file is not None else self._key_files
+        servers = () if loaded.config is None else loaded.config.servers.values()
+        await self._watch.follow({*named, *(one.api_key_file for one in servers if one.api_key_file is not None)})
+
     def _on_accepted(self, config: Config) -> None:
         self._redirect_log(config)
         self._note_orders()
@@ -292,7 +318,7 @@ class Daemon:
         self._reporter.refresh()
 
     def _reread(self) -> None:
-        self._reloader.request("what a server is started from was changed")
+        self._reloader.look_again("what a server is started from was changed")
 
     def _note_orders(self) -> None:
         """What an operator stopped stays stopped over a live restore."""
@@ -316,11 +342,7 @@ class Daemon:
                 self._reporter.refresh()
 
     def _notices(self) -> list[str]:
-        refused = None
-        if self._reloader.error is not None:
-            first, *more = self._reloader.error.splitlines()
-            refused = f"configuration refused: {first}" + (f" (and {len(more)} more)" if more else "")
-        return [one for one in (self._stopping, refused, self._front.problem) if one is not None]
+        return [one for one in (self._stopping, self._reloader.notice, self._front.problem) if one is not None]
 
     def _begin_upgrade(self) -> None:
         """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""
@@ -346,7 +368,7 @@ class Daemon:
         handlers: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self._stop.set,
             signal.SIGINT: self._stop.set,
-            signal.SIGHUP: partial(self._reloader.request, "SIGHUP (systemctl reload)"),
+            signal.SIGHUP: partial(self._reloader.request, "SIGHUP", by_hand=True),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from llamad import __version__
+from llamad.candidate import Beside
 from llamad.config.loader import Loaded
 from llamad.config.model import Config, ServerConfig
 from llamad.config.units import format_duration
@@ -19,7 +21,6 @@ from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.host.pulse import SLACK, Pulse
 from llamad.metrics import Metrics
-from llamad.reload import Beside
 from llamad.servers.fleet import Fleet
 from llamad.servers.state import State
 
@@ -44,7 +45,7 @@ class Front:
     def __init__(
         self,
         fleet: Fleet,
-        environ: Mapping[str, str],
+        key_files: tuple[Path, ...],
         notifier: Notifier,
         pulse: Pulse,
         *,
@@ -52,7 +53,7 @@ class Front:
         changed: Callable[[], None],
     ) -> None:
         self._fleet = fleet
-        self._environ = environ
+        self._key_files = key_files
         self._notifier = notifier
         self._pulse = pulse
         self._external_key = external_key
@@ -72,25 +73,17 @@ class Front:
         current = {**dict.fromkeys(accepted, ()), **listening}
         views = self._fleet.board.replicas.values()
         ports = {one.address.port for one in tuple(views) if isinstance(one.address, TcpAddress)}
-        problems = tuple(str(one) for one in listen_problems(loaded, current, ports))
-        return replace(keys, problems=keys.problems + problems)
+        return replace(keys, problems=(*keys.problems, *listen_problems(loaded, current, ports)))
 
     def read_keys(self, config: Config) -> Beside:
         """Read the API keys anew (in a thread). They hold once they were taken and a configuration was accepted."""
-        keys, problems = load_keys(config.gateway, self._environ)
+        keys, problems = load_keys(config.gateway, self._key_files)
 
         def take() -> None:
             self._keys = keys
 
-        changed = () if problems else tuple(changed_keys(self._keys, keys))
-        return Beside(tuple(str(problem) for problem in problems), changed, take)
-
-    def take_keys(self, config: Config) -> tuple[str, ...]:
-        """Read the API keys and let them hold (in a thread); the problems, where they are not usable."""
-        read = self.read_keys(config)
-        if not read.problems:
-            read.take()
-        return read.problems
+        changes = () if keys is NO_KEYS and problems else tuple(changed_keys(self._keys, keys))
+        return Beside(tuple(problems), changes, take)
 
     def let_nobody_in(self) -> None:
         """Until keys were read, no request is anybody's."""

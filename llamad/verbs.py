@@ -1,17 +1,20 @@
 """What the client commands do, over the fleet and the reloader: the daemon's side of the control socket."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from llamad import __version__
+from llamad.config.files import Files
 from llamad.config.model import ServerConfig
 from llamad.control import documents, operations, wire
-from llamad.control.operations import ReloadOutcome, Settled
+from llamad.control.operations import Before, ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.errors import LlamadError, UnknownServerError
 from llamad.host.devices import Devices, read_devices
 from llamad.host.nvml import load_nvml, nvml_gpus, with_figures
+from llamad.host.threads import aside
 from llamad.reload import Applied, Reloader
 from llamad.servers.board import Failure
 from llamad.servers.catalog import devices_seen, what_is_served
@@ -69,15 +72,30 @@ class Verbs(operations.Operations):
         """See Operations."""
         applied = await self._reloader.reload()
         if not wait:
-            return _outcome(applied, ())
+            return self._outcome(applied, ())
         touched = [*applied.touched, *(name for name in self._under_way() if name not in applied.touched)]
         await self._fleet.settled(touched)
-        return _outcome(applied, tuple(self._settled(name) for name in touched if name in self._fleet.configs))
+        return self._outcome(applied, tuple(self._settled(name) for name in touched if name in self._fleet.configs))
 
-    async def plan(self) -> ReloadOutcome:
+    async def plan(self, files: Files | None) -> ReloadOutcome:
         """See Operations."""
-        applied = await self._reloader.plan()
-        return _outcome(applied, (), self._notices(applied))
+        applied = await self._reloader.plan(await self._other(files))
+        return self._outcome(applied, (), self._notices(applied))
+
+    async def check(self, files: Files | None) -> operations.CheckOutcome:
+        """See Operations."""
+        judged = await self._reloader.judged(await self._other(files))
+        found, config = judged.loaded.files, judged.loaded.config
+        servers = () if config is None else tuple(config.servers)
+        return operations.CheckOutcome(found.main, tuple(found.contents), servers, judged.verdict)
+
+    async def _other(self, files: Files | None) -> Files | None:
+        """The files that somebody sent; None where they are those on disk, which llamad reads itself."""
+        if files is None or await aside(os.path.realpath, files.main) == await aside(
+            os.path.realpath, self._reloader.file
+        ):
+            return None
+        return files
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         """See Operations."""
@@ -178,6 +196,16 @@ class Verbs(operations.Operations):
         await self._fleet.settled(names)
         return tuple(self._settled(name) for name in names)
 
+    def _outcome(self, applied: Applied, settled: tuple[Settled, ...], notices: tuple[str, ...] = ()) -> ReloadOutcome:
+        earlier = tuple(
+            Before(
+                one.at, one.cause, one.changes,
+                tuple(self._settled(name) for name in one.touched if name in self._fleet.configs),
+            )
+            for one in applied.earlier
+        )  # fmt: skip
+        return ReloadOutcome(applied.plan, (*applied.remarks, *notices), settled, applied.settings, earlier)
+
     def _settled(self, server: str) -> Settled:
         if server not in self._fleet.configs:  # a reload took it away meanwhile
             return Settled(server, State.STOPPED, Failure("removed", "is no longer configured"))
@@ -193,7 +221,3 @@ def _devices() -> Devices:
 
 def _line(line: Line, lost: int) -> documents.LogDocument:
     return wire.log_document(at=line.at, level=line.level, replica=line.replica, text=line.text, lost=lost)
-
-
-def _outcome(applied: Applied, settled: tuple[Settled, ...], notices: tuple[str, ...] = ()) -> ReloadOutcome:
-    return ReloadOutcome(applied.plan, (*applied.remarks, *notices), settled, applied.settings)

@@ -12,7 +12,10 @@ import yaml
 
 from llamad import beginning as module
 from llamad.accepted import keep_accepted
-from llamad.beginning import First, first_config
+from llamad.beginning import First, Reading, first_config
+from llamad.candidate import Beside
+from llamad.config.files import read_disk
+from llamad.config.keyfiles import where_keys_are
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config
 from llamad.errors import ConfigError
@@ -47,7 +50,7 @@ class Site:
             servers={"a": {"model": "m.gguf"}},
         )
         self.drop_in.write_text("servers: {b: {model: m.gguf}}")
-        keep_accepted((self.file, self.drop_in), self.file, self.directories)
+        keep_accepted(read_disk(self.file), self.directories)
         children = [
             asdict(Record(name, 0, 0, pid, 1, "boot", "print", "unix:/x", time.time()))
             for name, pid in (("a", 4711), ("b", 4712))
@@ -58,13 +61,17 @@ class Site:
     def write(self, **top: Any) -> None:
         self.file.write_text(yaml.safe_dump(top))
 
-    def read_keys(self, config: Config) -> tuple[str, ...]:
-        return tuple(str(one) for one in load_keys(config.gateway, self.environ)[1])
-
     async def first(self) -> First:
-        return await first_config(
-            self.file, self.directories, self.environ, self.read_keys, self.handed, self.followed.append
-        )
+        key_files = where_keys_are(self.file, self.environ)
+
+        def verify(_: Loaded, config: Config) -> Beside:
+            return Beside(tuple(load_keys(config.gateway, key_files)[1]), (), lambda: None)
+
+        async def follow(loaded: Loaded) -> None:
+            self.followed.append(loaded.keys_file)
+
+        reading = Reading(self.file, self.directories, self.environ, key_files, verify, follow)
+        return await first_config(reading, self.handed)
 
 
 @pytest.fixture
@@ -105,16 +112,17 @@ DAMAGES = [damage_text, damage_emptied, damage_emptied_drop_in, damage_gone, dam
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_what_runs_goes_on_with_what_was_accepted(damage: Callable[[Site], str], site: Site) -> None:
     before = await site.first()
-    assert before.error is None
+    assert not before.verdict.refused
     line = damage(site)
     first = await site.first()
-    assert line in (first.error or "")
+    assert any(line in one for one in first.verdict.lines)
     assert not first.keys_unknown
     named = {"damage_keys_file": site.folder / "etc" / "other", "damage_emptied_drop_in": site.keys}
     assert site.followed == [site.keys, named.get(damage.__name__)], "what is on disk names what to watch"
-    assert first.wanted == before.wanted, "relative paths mean what they meant"
-    assert first.config.gateway.api_keys_file == site.keys
-    assert isinstance(first.wanted["b"].launches[0], Launch)
+    assert first.candidate.wanted == before.candidate.wanted, "relative paths mean what they meant"
+    assert first.candidate.loaded.config is not None
+    assert first.candidate.loaded.config.gateway.api_keys_file == site.keys
+    assert isinstance(first.candidate.wanted["b"].launches[0], Launch)
 
 
 @pytest.mark.parametrize("damage", [damage_text, damage_gone, damage_keys_file])
@@ -124,6 +132,7 @@ async def test_with_nothing_that_runs_it_is_refused(damage: Callable[[Site], str
     with pytest.raises(ConfigError) as refused:
         await site.first()
     assert line in refused.value.problems[0]
+    assert site.folder.name in refused.value.message, "the file at fault is named"
 
 
 async def test_with_nothing_accepted_it_is_refused(site: Site) -> None:
@@ -135,7 +144,7 @@ async def test_with_nothing_accepted_it_is_refused(site: Site) -> None:
 
 async def test_a_copy_that_is_of_no_use_is_not_gone_on_with(site: Site) -> None:
     damage_text(site)
-    keep_accepted((site.file,), site.file, site.directories)
+    keep_accepted(read_disk(site.file), site.directories)
     with pytest.raises(ConfigError):
         await site.first()
 
@@ -151,9 +160,9 @@ async def test_without_the_keys_what_runs_goes_on_and_nobody_is_let_in(
         (site.directories.runtime / "accepted").unlink()
     first = await site.first()
     assert first.keys_unknown
-    assert first.error
-    assert sorted(first.wanted) == ["a", "b"]
-    assert all(isinstance(one.launches[0], Launch) for one in first.wanted.values())
+    assert first.verdict.refused
+    assert sorted(first.candidate.wanted) == ["a", "b"]
+    assert all(isinstance(one.launches[0], Launch) for one in first.candidate.wanted.values())
 
 
 async def test_a_credential_of_keys_that_is_gone_opens_nothing(site: Site, tmp_path: Path) -> None:
@@ -161,12 +170,12 @@ async def test_a_credential_of_keys_that_is_gone_opens_nothing(site: Site, tmp_p
     credential.write_text("ann:k")
     site.environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     site.file.write_text(site.file.read_text().replace("api_keys_file: keys", "insecure: false"))
-    keep_accepted((site.file, site.drop_in), site.file, site.directories)
+    keep_accepted(read_disk(site.file), site.directories)
     assert not (await site.first()).keys_unknown
     credential.unlink()
     first = await site.first()
     assert first.keys_unknown
-    assert "no API key is asked" in (first.error or "")
+    assert "no API key is asked" in first.verdict.lines[0]
 
 
 @pytest.mark.parametrize("inherits", [True, False])
@@ -174,7 +183,7 @@ async def test_a_bug_ends_nothing_that_runs(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, inherits: bool
 ) -> None:
     def breaks(file: Path, dirs: Directories, **given: Any) -> Loaded:
-        if file == site.file:
+        if given["files"] is None:
             raise RuntimeError("unthinkable")
         return load(file, dirs, **given)
 
@@ -185,14 +194,14 @@ async def test_a_bug_ends_nothing_that_runs(
             await site.first()
         return
     first = await site.first()
-    assert first.error == "a bug in llamad: RuntimeError('unthinkable')"
-    assert sorted(first.wanted) == ["a", "b"]
+    assert first.verdict.lines == (f"{site.file}:1:1: a bug in llamad: RuntimeError('unthinkable')",)
+    assert sorted(first.candidate.wanted) == ["a", "b"]
     assert any(one.exc_info for one in caplog.records)
 
 
 async def test_a_drop_in_that_is_gone_or_says_so_is_a_wish(site: Site) -> None:
     site.drop_in.write_text("servers: {}")
-    assert list((await site.first()).wanted) == ["a"]
+    assert list((await site.first()).candidate.wanted) == ["a"]
     site.drop_in.unlink()
     first = await site.first()
-    assert (list(first.wanted), first.error) == (["a"], None)
+    assert (list(first.candidate.wanted), first.verdict.refused) == (["a"], ())

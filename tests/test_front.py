@@ -140,7 +140,7 @@ def test_a_bug_costs_one_change_and_is_logged(caplog: pytest.LogCaptureFixture) 
         async with two_servers() as (fleet, _):
             pulse = Pulse(asyncio.get_running_loop().time)
             front = Front(
-                fleet, {}, Notifier(SystemdEnvironment()), pulse, external_key=lambda _: None, changed=lambda: None
+                fleet, (), Notifier(SystemdEnvironment()), pulse, external_key=lambda _: None, changed=lambda: None
             )
             gateway = Stumbling()
             following = asyncio.ensure_future(front._follow(cast(Gateway, gateway)))

@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from llamad.accepted import accepted_file, emptied, keep_accepted
+from llamad.accepted import keep_accepted, mistakes, read_accepted
+from llamad.candidate import Beside
+from llamad.config.files import Files
 from llamad.config.loader import Loaded
 from llamad.config.model import Config
+from llamad.config.problems import Position, Problem
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
-from llamad.reload import Beside, Reloader
+from llamad.reload import AWAY, Reloader
 from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Action
 from tests.builders import fake_binary, gguf
 from tests.stories import a_world, tell
+from tests.waiting import until
 
 
 class House:
@@ -37,26 +41,31 @@ class House:
         (folder / "m.gguf").write_bytes(gguf())
         self.accepted: list[Config] = []
         self.announced: list[str] = []
-        self.problems: tuple[str, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
         self.keys = ("old", "old")
         """Those that hold, and those on disk."""
         self.followed: list[Path | None] = []
         self.bug: Exception | None = None
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens between the reading and the accepting."""
         self.reloader = Reloader(
             self.file,
             self.directories,
             {},
             fleet,
             verify=self.verify,
-            follow=self.followed.append,
+            follow=self.follow,
             on_accepted=self.accepted.append,
             announce=self.announce,
         )
 
-    def verify(self, loaded: Loaded, config: Config) -> Beside:
-        assert self.followed[-1] == config.gateway.api_keys_file, "it is watched before it is read"
+    async def follow(self, loaded: Loaded) -> None:
+        self.followed.append(loaded.keys_file)
+
+    def verify(self, _: Loaded, config: Config) -> Beside:
         if self.bug is not None:
             raise self.bug
+        self.meanwhile()
         holds, there = self.keys
 
         def take() -> None:
@@ -67,8 +76,10 @@ class House:
     @contextmanager
     def announce(self) -> Iterator[None]:
         self.announced.append("begin")
-        yield
-        self.announced.append("end")
+        try:
+            yield
+        finally:
+            self.announced.append("end")
 
     def set(self, **settings: Any) -> None:
         """Add settings to the file."""
@@ -77,6 +88,29 @@ class House:
     def configure(self, **servers: dict[str, Any]) -> None:
         full = {name: {"model": str(self.folder / "m.gguf"), **one} for name, one in servers.items()}
         self.file.write_text(yaml.safe_dump({"llama_server": str(self.binary), "servers": full}))
+
+    @property
+    def servers(self) -> list[str]:
+        return list(self.fleet.configs)
+
+    async def saved(self, *, by_hand: bool = False) -> None:
+        """Something was saved (or SIGHUP came), and that was dealt with."""
+        count = len(self.announced)
+        self.reloader.request("saved", by_hand=by_hand)
+        await until(lambda: len(self.announced) >= count + 2)
+
+    async def becomes(self, servers: list[str], *, within: float) -> None:
+        async with asyncio.timeout(within):
+            await until(lambda: self.servers == servers)
+
+    async def refused(self, words: str, *, within: float) -> None:
+        async with asyncio.timeout(within):
+            await until(lambda: words in (self.reloader.error or ""))
+
+    def accepted_text(self) -> str:
+        files = read_accepted(self.file, self.directories)
+        assert files is not None
+        return files.contents[self.file].decode()
 
     def states(self) -> dict[str, str]:
         return {key.server: str(view.state) for key, view in self.fleet.board.replicas.items()}
@@ -110,7 +144,7 @@ def test_what_was_accepted_is_applied_told_and_kept(tmp_path: Path, caplog: pyte
             assert house.reloader.loaded_at > 0
             assert house.reloader.files == (house.file,)
             assert house.reloader.config is house.accepted[0]
-            assert accepted_file(house.file, house.directories).read_text() == house.file.read_text()
+            assert house.accepted_text() == house.file.read_text()
             assert house.announced == ["begin", "end"]
             assert (await house.reloader.plan()).touched == ()
             again = await house.reloader.reload()
@@ -251,7 +285,7 @@ def test_a_refused_file_changes_nothing_and_is_remembered_until_it_is_mended(
             assert line in house.reloader.error
             assert len(house.accepted) == 1
             assert list(house.fleet.configs) == ["a"]
-            assert accepted_file(house.file, house.directories).read_text() == whole
+            assert house.accepted_text() == whole
             house.file.write_text(whole)
             await house.reloader.reload()
             assert house.reloader.error is None
@@ -279,10 +313,10 @@ def test_what_is_wrong_with_what_it_refers_to_refuses_it(tmp_path: Path) -> None
     async def story() -> None:
         async with a_house(tmp_path) as house:
             house.configure(a={})
-            house.problems = ("keys:1: no key",)
+            house.problems = (Problem(Position(house.folder / "keys", 1, 1), "", "no key"),)
             with pytest.raises(ConfigError) as refused:
                 await house.reloader.reload()
-            assert refused.value.problems == ("keys:1: no key",)
+            assert refused.value.problems == (f"{house.folder}/keys:1:1: no key",)
             assert house.accepted == []
 
     tell(story)
@@ -296,7 +330,7 @@ def test_a_typo_in_a_running_server_refuses_and_in_a_new_one_does_not(
             house.configure(a={})
             await house.reloader.reload()
             house.configure(a={"model": "/nowhere/a.gguf"})
-            with pytest.raises(ConfigError, match="it would stop or break a server"):
+            with pytest.raises(ConfigError, match=r"refused because of .*/llamad\.yaml:4:12"):
                 await house.reloader.reload()
             house.configure(a={}, b={"model": "/nowhere/b.gguf"})
             applied = await house.reloader.reload()
@@ -326,33 +360,36 @@ def test_a_bug_in_reading_ends_no_server(tmp_path: Path, caplog: pytest.LogCaptu
     assert any(one.exc_info for one in caplog.records)
 
 
+def kept(file: Path, directories: Directories) -> dict[str, str] | None:
+    files = read_accepted(file, directories)
+    return None if files is None else {path.name: data.decode() for path, data in files.contents.items()}
+
+
 def test_drop_ins_are_kept_with_the_file_and_old_ones_are_not(tmp_path: Path) -> None:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
     directories.runtime.mkdir()
     file, drop_in = tmp_path / "llamad.yaml", tmp_path / "conf.d" / "10.yaml"
-    drop_in.parent.mkdir()
-    file.write_text("1")
-    drop_in.write_text("2")
-    keep_accepted((file, drop_in), file, directories)
-    copy = accepted_file(file, directories)
-    assert (copy.read_text(), (copy.parent / "conf.d" / "10.yaml").read_text()) == ("1", "2")
-    keep_accepted((file,), file, directories)
-    assert list((copy.parent / "conf.d").iterdir()) == []
-    keep_accepted((copy,), file, directories)  # it was what was read: a broken file is on disk
-    assert copy.read_text() == "1"
-    assert copy.parent.stat().st_mode & 0o777 == 0o700
+    keep_accepted(Files(file, {file: b"1", drop_in: b"2"}), directories)
+    assert kept(file, directories) == {"llamad.yaml": "1", "10.yaml": "2"}
+    keep_accepted(Files(file, {file: b"1"}), directories)
+    assert kept(file, directories) == {"llamad.yaml": "1"}
+    assert (directories.runtime / "accepted").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_copy_that_cannot_be_made_costs_a_line_and_not_the_old_copy(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
     directories.runtime.mkdir()
     file = tmp_path / "llamad.yaml"
-    file.write_text("1")
-    keep_accepted((file,), file, directories)
-    keep_accepted((tmp_path / "gone",), file, directories)
-    assert accepted_file(file, directories).read_text() == "1"
+    keep_accepted(Files(file, {file: b"1"}), directories)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    keep_accepted(Files(file, {file: b"2"}), directories)
+    assert kept(file, directories) == {"llamad.yaml": "1"}
     assert caplog.records[0].getMessage().startswith("cannot keep a copy of the configuration: ")
 
 
@@ -360,22 +397,19 @@ def test_the_old_copy_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
     directories.runtime.mkdir()
     file = tmp_path / "llamad.yaml"
-    file.write_text("1")
-    keep_accepted((file,), file, directories)
-    copy = accepted_file(file, directories)
+    keep_accepted(Files(file, {file: b"1"}), directories)
     seen = []
     for module, name in ((os, "replace"), (shutil, "rmtree")):
         real = getattr(module, name)
 
         def look(*args: Any, real: Callable[..., object] = real, **given: Any) -> None:
-            seen.append(copy.read_text())
+            seen.append(kept(file, directories))
             real(*args, **given)
-            seen.append(copy.read_text())
+            seen.append(kept(file, directories))
 
         monkeypatch.setattr(module, name, look)
-    file.write_text("2")
-    keep_accepted((file,), file, directories)
-    assert seen == ["1", "2", "2", "2"]
+    keep_accepted(Files(file, {file: b"2"}), directories)
+    assert [one["llamad.yaml"] for one in seen if one is not None] == ["1", "2", "2", "2"]
     assert len(list(directories.runtime.iterdir())) == 2, "the old one is gone"
 
 
@@ -383,8 +417,7 @@ def test_a_file_that_is_gone_is_not_an_empty_one(tmp_path: Path) -> None:
     nothing = Config.model_validate({"servers": {}, "models_dir": "/models"})
     file = tmp_path / "gone"
     for config in (nothing, None):
-        loaded = Loaded(config, (), (file,), {})
-        assert emptied(loaded, ["a"], file, Directories(tmp_path, tmp_path, tmp_path)) is None
+        assert mistakes(Loaded(config, (), Files(file, {}), {}), ["a"], None) == ()
 
 
 def test_an_emptied_drop_in_stops_nobody_and_one_that_always_was_is_no_matter(tmp_path: Path) -> None:
@@ -401,7 +434,8 @@ def test_an_emptied_drop_in_stops_nobody_and_one_that_always_was_is_no_matter(tm
             with pytest.raises(ConfigError) as refused:
                 await house.reloader.reload()
             assert refused.value.problems == (
-                f"{folder}/b.yaml:1:1: the file is empty, but servers run: taken for a mistake",
+                f"{folder}/b.yaml:1:1: the file is empty, but servers run: taken for a mistake"
+                " (to stop them, write `servers: {}`)",
             )
             assert list(house.fleet.configs) == ["a", "b"]
             (folder / "b.yaml").unlink()
@@ -417,5 +451,244 @@ def test_an_emptied_drop_in_stops_nobody_and_one_that_always_was_is_no_matter(tm
             house.file.write_text("")  # others have servers, and still it is a mistake
             with pytest.raises(ConfigError):
                 await house.reloader.reload()
+
+    tell(story)
+
+
+# --- what was read is what is judged, applied and kept
+
+
+def test_what_is_kept_is_what_was_read_and_not_what_was_saved_meanwhile(tmp_path: Path) -> None:
+    """A file that nobody accepted must never become what a llamad that restarts goes on with."""
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            whole = house.file.read_text()
+            house.meanwhile = lambda: house.file.write_text("servers: [")
+            await house.reloader.reload()
+            house.meanwhile = lambda: None
+            assert house.accepted_text() == whole
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+            assert house.accepted_text() == whole
+
+    tell(story)
+
+
+def test_a_plan_has_no_effect(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.set(gateway={"api_keys_file": "keys"})
+            followed, announced = list(house.followed), list(house.announced)
+            for _ in range(2):
+                with pytest.raises(ConfigError):
+                    await house.reloader.plan()
+                assert (await house.reloader.judged()).verdict.refused
+            assert (house.followed, house.announced) == (followed, announced)
+            assert house.reloader.error is None
+            assert house.keys == ("old", "old")
+
+    tell(story)
+
+
+def test_a_file_may_be_planned_in_the_place_of_the_one_on_disk(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={}, b={})
+            await house.reloader.reload()
+            whole = house.file.read_text()
+            house.configure(a={"args": {"ctx_size": 1}})
+            files = Files(Path("/nowhere/new.yaml"), {Path("/nowhere/new.yaml"): house.file.read_bytes()})
+            house.file.write_text(whole)
+            planned = await house.reloader.plan(files)
+            assert sorted(planned.touched) == ["a", "b"]
+            assert (await house.reloader.plan()).touched == ()
+            broken = Files(files.main, {files.main: b"servers: ["})
+            with pytest.raises(ConfigError, match=r"refused because of /nowhere/new\.yaml:1:"):
+                await house.reloader.plan(broken)
+            assert house.reloader.error is None
+
+    tell(story)
+
+
+def test_one_file_has_the_same_problems_everywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`check`, `plan`, `reload` and the log tell all of them; STATUS= the first that refuses, and how many more."""
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.configure(b={"model": "/nowhere/b.gguf"}, a={"model": "/nowhere/a.gguf"})
+            (house.folder / "conf.d").mkdir()
+            (house.folder / "conf.d" / "x.yaml").write_text("prot: 1")
+            verdict = (await house.reloader.judged()).verdict
+            assert len(verdict.lines) == 3
+            for ask in (house.reloader.plan, house.reloader.reload):
+                with pytest.raises(ConfigError) as refused:
+                    await ask()
+                assert refused.value.problems == verdict.lines
+                assert refused.value.message == verdict.summary
+                assert refused.value.message.endswith(f"because of {house.folder}/conf.d/x.yaml:1:1")
+            assert house.reloader.error == "\n".join(verdict.lines)
+            assert house.reloader.notice is not None
+            assert house.reloader.notice.startswith(f"configuration refused: {house.folder}/conf.d/x.yaml:1:1: prot: ")
+            assert house.reloader.notice.endswith(" (and 2 more)")
+            logged = [one.getMessage() for one in caplog.records]
+            assert set(verdict.lines) <= set(logged)
+            assert any(verdict.summary in line for line in logged)
+
+    tell(story)
+
+
+# --- what was applied by itself is told to the next who asks
+
+
+def test_who_asks_is_told_what_was_applied_by_itself_before(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={}, b={})
+            assert (await house.reloader.reload()).earlier == ()
+            house.configure(a={})
+            await house.saved()
+            planned = await house.reloader.plan()
+            (earlier,) = planned.earlier
+            assert (earlier.cause, earlier.changes, earlier.touched) == (
+                "saved",
+                ("stop b: no longer configured",),
+                ("b",),
+            )
+            assert planned.touched == ()
+            await house.saved()  # nothing changed: nothing to tell
+            applied = await house.reloader.reload()
+            assert applied.earlier == (earlier,)
+            assert (await house.reloader.reload()).earlier == ()
+
+    tell(story)
+
+
+# --- files that go away
+
+
+def a_drop_in(house: House, name: str = "b") -> Path:
+    path = house.folder / "conf.d" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"servers: {{b: {{model: {house.folder}/m.gguf}}}}")
+    return path
+
+
+def test_a_drop_in_that_is_away_for_a_moment_stops_nothing(tmp_path: Path) -> None:
+    """git checkout, rsync and some editors take a file away before they put the new one there."""
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            text = drop_in.read_text()
+            drop_in.unlink()
+            await house.saved()
+            await asyncio.sleep(AWAY * 0.9)
+            await house.saved()
+            assert house.servers == ["a", "b"]
+            drop_in.write_text(text)
+            await house.saved()
+            drop_in.unlink()
+            await house.saved()
+            await asyncio.sleep(AWAY * 0.9)
+            assert house.servers == ["a", "b"], "it was there again meanwhile"
+            await house.becomes(["a"], within=AWAY * 0.3)
+
+    tell(story)
+
+
+def test_an_order_to_reload_takes_a_drop_in_that_is_gone_for_gone(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            for by_signal in (True, False):
+                house.configure(a={})
+                drop_in = a_drop_in(house)
+                await house.reloader.reload()
+                drop_in.unlink()
+                await house.saved()
+                assert house.servers == ["a", "b"]
+                assert (await house.reloader.plan()).touched == ("b",), "as a reload would"
+                if by_signal:
+                    await house.saved(by_hand=True)
+                else:
+                    await house.reloader.reload()
+                assert house.servers == ["a"]
+
+    tell(story)
+
+
+def test_a_drop_in_that_is_renamed_is_the_same_servers(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            await house.fleet.settled(["a", "b"])
+            pids = {view.pid for view in house.fleet.board.replicas.values()}
+            drop_in.rename(drop_in.with_name("c.yaml"))
+            await house.saved()
+            assert house.reloader.error is None
+            assert house.servers == ["a", "b"]
+            await asyncio.sleep(AWAY * 1.5)
+            assert house.reloader.error is None
+            assert {view.pid for view in house.fleet.board.replicas.values()} == pids
+
+    tell(story)
+
+
+def test_a_folder_or_a_first_file_that_is_gone_is_a_mistake_while_servers_run(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            drop_in.parent.rename(house.folder / "aside")
+            await house.saved()
+            assert house.reloader.error is None
+            await house.refused("conf.d:1:1: the folder is gone, but servers run", within=AWAY * 1.5)
+            with pytest.raises(ConfigError, match=r"conf\.d:1:1"):
+                await house.reloader.reload()
+            (house.folder / "aside").rename(drop_in.parent)
+            await house.saved()
+            assert house.reloader.error is None
+            whole = house.file.read_text()
+            house.file.unlink()
+            await house.saved()
+            assert house.reloader.error is None
+            await house.refused("llamad.yaml:1:1: cannot be read: No such file", within=AWAY * 1.5)
+            assert house.servers == ["a", "b"]
+            house.file.write_text(whole)
+            await house.saved()
+            assert house.reloader.error is None
+            for path in (drop_in, drop_in.parent):
+                path.unlink() if path == drop_in else path.rmdir()
+                await house.reloader.reload() if path == drop_in else await house.saved()
+            assert house.reloader.error is None, "an empty folder more or less stops nobody"
+            assert house.servers == ["a"]
+
+    tell(story)
+
+
+def test_another_look_for_a_servers_sake_reads_no_file_that_nobody_accepted(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            await house.reloader.reload()
+            house.file.write_text("servers: [")
+            await house.saved()
+            assert house.reloader.error is not None
+            error = house.reloader.error
+            count = len(house.accepted)
+            house.reloader.look_again("a program has changed")
+            await until(lambda: len(house.accepted) > count)
+            assert house.servers == ["a"]
+            assert house.reloader.error == error, "what is on disk is still refused"
 
     tell(story)

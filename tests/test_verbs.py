@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 from llamad import verbs as module
+from llamad.candidate import Candidate
+from llamad.config.files import Files
+from llamad.config.loader import Loaded
+from llamad.config.problems import Position, Problem
+from llamad.config.verdict import Verdict
 from llamad.errors import ConfigError, ExitCode, LlamadError, UnknownServerError
 from llamad.host.devices import Devices, Gpu, Vendor
 from llamad.host.pidfd import Exit
-from llamad.reload import Applied
+from llamad.reload import Applied, Earlier
 from llamad.servers.board import Failure
 from llamad.servers.fleet import Fleet
 from llamad.servers.output import Line
@@ -37,16 +42,29 @@ class FakeReloader:
         self.error: str | None = None
         self.steps: Plan = ()
         self.settings: tuple[str, ...] = ()
+        self.earlier: tuple[Earlier, ...] = ()
+        self.planned: list[Files | None] = []
+
+    @property
+    def file(self) -> Path:
+        return self.files[0]
 
     async def reload(self) -> Applied:
         if self.refused is not None:
             raise self.refused
-        return Applied(self.fleet.apply(self.wanted), ("a remark",))
+        return Applied(self.fleet.apply(self.wanted), ("a remark",), earlier=self.earlier)
 
-    async def plan(self) -> Applied:
+    async def judged(self, files: Files | None) -> Candidate:
+        self.planned.append(files)
+        problem = Problem(Position(self.file, 1, 1), "", "no")
+        read = files or Files(self.file, {self.file: b""})
+        return Candidate(Loaded(None, (problem,), read, {}), Verdict((problem,), (problem,)), {})
+
+    async def plan(self, files: Files | None = None) -> Applied:
+        self.planned.append(files)
         if self.refused is not None:
             raise self.refused
-        return Applied(self.steps, ("a remark",), self.settings)
+        return Applied(self.steps, ("a remark",), self.settings, self.earlier)
 
 
 class Asked:
@@ -256,7 +274,7 @@ def test_a_server_of_somebody_else_is_not_ordered_about(verb: str) -> None:
 def test_a_plan_does_nothing_and_an_upgrade_asks_for_one_first() -> None:
     async def story() -> None:
         async with asked() as one:
-            outcome = await one.verbs.plan()
+            outcome = await one.verbs.plan(None)
             assert (outcome.steps, outcome.problems, outcome.settled) == ((), ("a remark",), ())
             await one.verbs.upgrade()
             assert one.upgrades == 1
@@ -274,9 +292,9 @@ def test_a_plan_tells_of_a_changed_program_where_its_server_stays(monkeypatch: p
     async def story() -> None:
         async with asked() as one:
             one.reloader.steps = (Step(Action.KEEP, "a"), Step(Action.REPLACE, "b"), Step(Action.START, "c"))
-            assert (await one.verbs.plan()).problems == ("a remark", "a: notice of a")
+            assert (await one.verbs.plan(None)).problems == ("a remark", "a: notice of a")
             one.reloader.settings = ("startup settle -> strict",)
-            assert (await one.verbs.plan()).settings == ("startup settle -> strict",)
+            assert (await one.verbs.plan(None)).settings == ("startup settle -> strict",)
 
     tell(story)
 

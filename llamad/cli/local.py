@@ -1,96 +1,94 @@
-"""The commands that need no daemon: they read the configuration, the models folder and the devices themselves."""
+"""What the commands look at themselves, without a daemon: the configuration, the models folder, the devices."""
 
 import json
 import os
 import pwd
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamad.cli.terminal import warn
 from llamad.control.documents import DevicesDocument, ModelsDocument
-from llamad.control.wire import devices_document, models_document
-from llamad.errors import ExitCode
+from llamad.control.wire import check_document, devices_document, models_document
+from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
 from llamad.host.dirs import Directories, directories
 
 if TYPE_CHECKING:
-    from llamad.config.loader import Loaded
-    from llamad.config.problems import Problem
+    from llamad.control.client import Client, Document
 
 
-_SHOWN = 3
-"""Positions that the line which sums up names at most."""
+_VIEWS = {
+    "llamad": "as the running llamad sees it",
+    "service": "as its service would see it",
+    "self": "as you see it",
+}
 
 
-def check(file: Path, *, as_json: bool) -> int:
-    """`llamad check`: every problem on standard error, a line each, then one that says what comes of them; 0 or 78."""
-    from llamad.config.loader import load
-    from llamad.config.problems import told
-
-    user = service_user(file, uid=os.geteuid())
-    loaded = load(file, directories_for(file), environ=os.environ, service_user=user)
-    servers = [] if loaded.config is None else list(loaded.config.servers)
-    problems = (*loaded.problems, *_key_problems(loaded, file, user))
-    code = ExitCode.CONFIG if problems else ExitCode.OK
+def check(file: Path | None, default: Path, client: "Client", *, as_json: bool) -> int:
+    """`llamad check`: every problem on standard error, a line each, then one that says what comes of them; 0, 1 or 78.
+    The running llamad is asked, of its own configuration where no FILE is named; where none answers, this process looks
+    itself, at `default` where no FILE is named.
+    """
+    report, why = _as_llamad_sees_it(file, client)
+    if report is None:
+        report = _as_seen_here(file or default)
     if as_json:
-        report = {
-            "file": str(file),
-            "files": [str(one) for one in loaded.files],
-            "ok": not problems,
-            "servers": servers,
-            "problems": [_problem_document(problem) for problem in problems],
-        }
         print(json.dumps(report, indent=2))
-        return code
-    if problems:
-        warn([*told(problems), _verdict(problems)])
+        return int(report["exit_code"])
+    view = _VIEWS[report["view"]] + (f"; {why}" if why else "")
+    if report["lines"]:
+        warn([*report["lines"], f"{report['summary']} ({view})"])
     else:
-        print(f"{file}: OK, {_counted(len(servers), 'server')}")
-    return code
+        print(f"{report['file']}: OK, {_counted(len(report['servers']), 'server')} ({view})")
+    return int(report["exit_code"])
 
 
-def _verdict(problems: "Sequence[Problem]") -> str:
-    """How many problems there are, and what becomes of a configuration that has them."""
+def _as_llamad_sees_it(file: Path | None, client: "Client") -> "tuple[Document | None, str | None]":
+    """What the running llamad says; where none does, why."""
+    try:
+        return client.post("check", body=None if file is None else files_of(file)), None
+    except UnavailableError:
+        return None, "no llamad answers"
+    except LlamadError as error:
+        not_allowed = error.exit_code == ExitCode.NOT_ALLOWED
+        return None, "you may not ask llamad" if not_allowed else f"llamad was not asked: {error.message}"
+
+
+def files_of(file: Path) -> "Document":
+    """A configuration to be judged in the place of the one on disk, as the control socket takes it; ConfigError where
+    it cannot be read.
+    """
+    from llamad.config.files import read_disk
     from llamad.config.problems import ProblemKind, told
 
-    lines, harmless = told(problems), told(one for one in problems if one.kind is ProblemKind.WORLD)
-    refusing = len(lines) - len(harmless)
-    if not harmless:
-        end = "the configuration is refused"
-    elif not refusing:
-        end = "the configuration is accepted all the same, and what this concerns does not work until it is mended"
-    else:
-        places = list(dict.fromkeys(str(one.position) for one in problems if one.kind is not ProblemKind.WORLD))
-        because = ", ".join(places) if len(places) <= _SHOWN else f"{refusing} of them"
-        end = f"the configuration is refused because of {because}"
-    return f"{_counted(len(lines), 'problem')}: {end}"
+    files = read_disk(file.absolute())
+    if unread := told(one for one in files.problems if one.kind is ProblemKind.TEXT):
+        raise ConfigError(f"{file} cannot be read", problems=unread)
+    contents = {str(path): data.decode(errors="surrogateescape") for path, data in files.contents.items()}
+    return {"file": str(files.main), "files": contents}
 
 
-def _key_problems(loaded: "Loaded", file: Path, user: str | None) -> "list[Problem]":
-    """What is wrong in the file of API keys, or in the one that the service of `user` has its credential from."""
+def _as_seen_here(file: Path) -> "Document":
+    from llamad.config.keyfiles import where_keys_are
+    from llamad.config.loader import load
+    from llamad.config.problems import ProblemKind
+    from llamad.config.verdict import Verdict
     from llamad.gateway.keys import load_keys
 
-    if loaded.config is None or any(problem.path == "gateway.api_keys_file" for problem in loaded.problems):
-        return []
-    environ = os.environ if user is None else {"CREDENTIALS_DIRECTORY": str(file.parent)}
-    return load_keys(loaded.config.gateway, environ)[1]
+    user = service_user(file, uid=os.geteuid())
+    key_files = where_keys_are(file, os.environ, user)
+    loaded = load(file, directories_for(file), environ=os.environ, service_user=user, key_files=key_files)
+    config, problems = loaded.config, loaded.problems
+    if config is not None and not any(problem.path == "gateway.api_keys_file" for problem in problems):
+        problems += tuple(load_keys(config.gateway, key_files)[1])
+    # no llamad runs that could refuse more than this
+    refused = tuple(one for one in problems if one.kind in (ProblemKind.TEXT, ProblemKind.OPTION))
+    servers = () if config is None else tuple(config.servers)
+    view = "self" if user is None else "service"
+    return dict(check_document(view, file.absolute(), loaded.files.contents, servers, Verdict(problems, refused)))
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _problem_document(problem: "Problem") -> dict[str, object]:
-    return {
-        "file": str(problem.position.file),
-        "line": problem.position.line,
-        "column": problem.position.column,
-        "path": problem.path,
-        "message": problem.message,
-        "kind": problem.kind.value,
-        "server": problem.server,
-        "hint": problem.hint,
-    }
 
 
 def directories_for(file: Path) -> Directories:

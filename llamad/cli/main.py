@@ -91,10 +91,14 @@ def _add_daemon(add: _Add) -> None:
 
 
 def _add_configuration(add: _Add) -> None:
-    check = add("check", _check, "every problem of the configuration, as FILE:LINE:COL; 0 or 78")
-    _config_option(check)
+    check = add("check", _check, "every problem of the configuration, as FILE:LINE:COL; 78 where it would be refused")
+    _file_argument(check, "check this file, with the drop-ins beside it")
+    check.add_argument("--config", type=Path, metavar="FILE", help="the same")
     _json_option(check)
-    _socket_option(add("plan", _plan, "what a reload would do now, and why, without doing it"))
+    _socket_option(check)
+    plan = add("plan", _plan, "what a reload would do now, and why, without doing it")
+    _file_argument(plan, "what a reload would do with this file, and the drop-ins beside it, as the configuration")
+    _socket_option(plan)
     reload = add("reload", _reload, "apply the configuration; 78 where it is refused and nothing was changed")
     _wait_option(reload, "answer once every server that should run has settled; 1 where one failed")
     _socket_option(reload)
@@ -141,6 +145,10 @@ def _config_option(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--config", type=Path, default=Path(_SYSTEM_CONFIG), metavar="FILE", help=f"instead of {_SYSTEM_CONFIG}"
     )
+
+
+def _file_argument(to: argparse.ArgumentParser, text: str) -> None:
+    to.add_argument("file", nargs="?", type=Path, metavar="FILE", help=text)
 
 
 def _socket_option(to: argparse.ArgumentParser) -> None:
@@ -193,7 +201,7 @@ def _demo(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from llamad.cli.local import check
 
-    return check(given.config, as_json=given.json)
+    return check(given.file or given.config, Path(_SYSTEM_CONFIG), _client(given), as_json=given.json)
 
 
 def _schema(_given: argparse.Namespace) -> int:
@@ -211,7 +219,7 @@ def _status(given: argparse.Namespace) -> int:
 def _plan(given: argparse.Namespace) -> int:
     from llamad.cli import remote
 
-    return remote.plan(_client(given))
+    return remote.plan(_client(given), given.file)
 
 
 def _reload(given: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llamad.cli import tables
@@ -48,11 +48,17 @@ def _watch(client: Client, *, server: str | None, as_json: bool) -> int:
     raise UnavailableError("llamad has ended", hint="systemctl status llamad")
 
 
-def plan(client: Client) -> int:
-    """`llamad plan`: what a reload would do, a step a line."""
-    answer = client.get("plan")
+def plan(client: Client, file: Path | None) -> int:
+    """`llamad plan`: what a reload would do, or one with FILE in the place of the configuration; a step a line."""
+    if file is None:
+        answer = client.get("plan")
+    else:
+        from llamad.cli.local import files_of
+
+        answer = client.post("plan", body=files_of(file))
     warn(answer["problems"])
-    for line in _steps(answer) or ("nothing would change",):
+    earlier = list(_earlier(answer)) if file is None else []
+    for line in (*earlier, *(_steps(answer) or [_nothing("nothing would change", earlier)])):
         say(line)
     return ExitCode.OK
 
@@ -61,9 +67,23 @@ def reload(client: Client, *, wait: bool) -> int:
     """`llamad reload`: 78 where it was refused, 1 where a server that it touched failed."""
     answer = client.post("reload", wait=wait)
     warn(answer["problems"])
-    for line in _steps(answer) or ("accepted, nothing changed",):
+    earlier = list(_earlier(answer))
+    for line in (*earlier, *(_steps(answer) or [_nothing("accepted, nothing changed", earlier)])):
         say(line)
     return _settled(answer["servers"])
+
+
+def _nothing(words: str, earlier: list[str]) -> str:
+    return f"{words} since then" if earlier else words
+
+
+def _earlier(answer: Document) -> Iterator[str]:
+    """What llamad applied by itself, as soon as it was saved: when, why, what, and how it went."""
+    for one in answer["earlier"]:
+        went = [f"{server['server']} is {server['state']}" for server in one["servers"]]
+        went += [f"{server['server']}: {server['error']}" for server in one["servers"] if server["error"] is not None]
+        after = f" (now: {'; '.join(went)})" if went else ""
+        yield visible(f"applied at {one['at']}, {one['cause']}: {'; '.join(one['changes'])}{after}")
 
 
 def _steps(answer: Document) -> list[str]:

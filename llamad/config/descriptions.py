@@ -11,6 +11,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "control": "the socket of the client commands",
         "startup": "when systemd is told READY: settle (every always-on server is ready or has failed), "
         "strict (any failure fails the start), immediate (requests are taken)",
+        "watch": "apply an edit as soon as it is saved; false: only `llamad reload` and SIGHUP do",
         "servers": "the llama-servers, by name",
         "defaults": "anything a server may have; goes under every server",
     },

@@ -15,7 +15,8 @@ from llamad.config.checks import (
     server_problems,
     shared_problems,
 )
-from llamad.config.files import read_files
+from llamad.config.files import Files, parse, read_disk
+from llamad.config.keyfiles import where_keys_are
 from llamad.config.merging import SOURCES, merge_files, with_defaults
 from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
 from llamad.config.options import Binary, BinaryError, probe_binary
@@ -43,15 +44,10 @@ class Loaded:
 
     config: Config | None
     problems: tuple[Problem, ...]
-    files: tuple[Path, ...]
+    files: Files
     binaries: Mapping[str, Binary]
     keys_file: Path | None = None
     listen_at: tuple[tuple[Position, str], ...] = ()
-
-    @property
-    def wrong_text(self) -> tuple[str, ...]:
-        """The lines of what is wrong in the files themselves: with any of it there is no configuration."""
-        return tuple(str(problem) for problem in self.problems if problem.kind is ProblemKind.TEXT)
 
     def of(self, server: str) -> tuple[Problem, ...]:
         """The problems that concern one server."""
@@ -64,29 +60,35 @@ def load(
     *,
     environ: Mapping[str, str],
     service_user: str | None = None,
-    copy_of: Path | None = None,
+    files: Files | None = None,
+    accepted: bool = False,
+    key_files: tuple[Path, ...] | None = None,
     machine: Path = Path("/"),
 ) -> Loaded:
-    """Read FILE and the drop-ins beside it. Blocks (files; each new binary is run once): call it in a thread.
+    """Read FILE and the drop-ins beside it, or take `files` as what they hold. Blocks (files; each new binary is run
+    once): call it in a thread.
 
     `service_user` is for root who checks the file on behalf of the service: what that user may not read, or its sandbox
-    hides, is then a problem too. `copy_of` names the file that FILE (with its drop-ins) is an accepted copy of:
-    relative paths start there, and what became of the API keys meanwhile is the world's fault and none of the text.
-    `machine` is the folder with the kernel's /proc, /sys and /dev.
+    hides, is then a problem too. `accepted` says that these files were accepted before: what became of the API keys
+    meanwhile is the world's fault and none of the text. `key_files` is where the service has its API keys, found out
+    here where it is None (`keyfiles.where_keys_are`). `machine` is the folder with the kernel's /proc, /sys and /dev.
     """
     file = file.absolute()
-    sources, problems = read_files(file)
+    files = files or read_disk(file)
+    sources, problems = parse(files)
     top, found = merge_files([source.top for source in sources if source.top is not None])
     problems += found
-    reader = Reader(environ, service_user, machine)
-    load_of = _Load(file, dirs, reader, top or mapping(Position(file, 1, 1), {}), problems, copy_of)
+    if key_files is None:
+        key_files = where_keys_are(file, environ, service_user)
+    reader = Reader(environ, service_user, machine, key_files)
+    load_of = _Load(dirs, reader, top or mapping(Position(file, 1, 1), {}), problems, accepted=accepted)
     config = load_of.run()
     broken = any(problem.kind is ProblemKind.TEXT for problem in load_of.problems)
     order = {path: index for index, path in enumerate(dict.fromkeys([file, *(source.file for source in sources)]))}
     return Loaded(
         None if broken else config,
         _sorted(load_of.problems, order),
-        tuple(source.file for source in sources),
+        files,
         load_of.binaries,
         load_of.keys_file,
         load_of.listen_at,
@@ -119,22 +121,21 @@ class _Load:
 
     def __init__(
         self,
-        file: Path,
         dirs: Directories,
         reader: Reader,
         top: Node,
         problems: list[Problem],
-        copy_of: Path | None,
+        *,
+        accepted: bool,
     ) -> None:
         self.problems = problems
         self.binaries: dict[str, Binary] = {}
         self.keys_file: Path | None = None
         self.listen_at: tuple[tuple[Position, str], ...] = ()
-        self._file = file
         self._dirs = dirs
         self._reader = reader
         self._top = top
-        self._copy_of = copy_of
+        self._accepted = accepted
         self._probed: dict[tuple[str, tuple[tuple[str, str], ...]], Binary | BinaryError] = {}
 
     def run(self) -> Config:
@@ -184,9 +185,9 @@ class _Load:
         places = (listen_entry(self._top, index) for index in range(len(gateway.listen)))
         self.listen_at = tuple((entry.position, path) for entry, path in places)
         try:
-            has_keys = has_api_keys(keys_file, self._file, self._reader)
+            has_keys = has_api_keys(keys_file, self._reader)
         except OSError as error:
-            words = f"{keys_file} cannot be read: {error.strerror}"
+            words = f"{keys_file or error.filename} cannot be read: {error.strerror}"
             self._tell(("gateway", "api_keys_file"), words, kind=self._kind_of_keys)
             has_keys = True  # they were meant to be asked: one problem is enough
         if result.bad.isdisjoint(("insecure", "api_keys_file", "listen")):
@@ -240,17 +241,12 @@ class _Load:
 
     @property
     def _kind_of_keys(self) -> ProblemKind:
-        """Of a copy that was accepted only the keys can have changed in what concerns the gateway."""
-        return ProblemKind.TEXT if self._copy_of is None else ProblemKind.WORLD
+        """Of what was accepted only the keys can have changed in what concerns the gateway."""
+        return ProblemKind.WORLD if self._accepted else ProblemKind.TEXT
 
     def _beside(self, node: Node | None, path: Path) -> Path:
-        """A relative path starts at the folder of the file it stands in, or of the one that this is a copy of."""
-        if node is None:
-            return path
-        folder = node.position.file.parent
-        if self._copy_of is not None:
-            folder = self._copy_of.parent / folder.relative_to(self._file.parent)
-        return folder / path
+        """A relative path starts at the folder of the file it stands in."""
+        return path if node is None else node.position.file.parent / path
 
     def _with_paths(self, config: ServerConfig, node: Node, models_dir: Path) -> ServerConfig:
         update: dict[str, object] = {}

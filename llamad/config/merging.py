@@ -64,6 +64,16 @@ def _over(base: Node, top: Node) -> Node:
     return mapping(top.position, entries)
 
 
+def without_servers(top: Node, names: Iterable[str]) -> Node:
+    """A file's tree without these servers."""
+    servers, taken = top.get("servers"), frozenset(names)
+    if servers is None or taken.isdisjoint(servers.entries):
+        return top
+    left = {name: entry for name, entry in servers.entries.items() if name not in taken}
+    entry = Entry(top.entries["servers"].key, mapping(servers.position, left))
+    return mapping(top.position, {**top.entries, "servers": entry})
+
+
 def with_defaults(server: Node, defaults: Node) -> Node:
     """A server's entry with `defaults` under it, less those that would make no sense for it: a default is no wish of
     this server's operator, and so never in conflict with what the server itself says.

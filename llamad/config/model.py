@@ -206,4 +206,5 @@ class Config(Section):
     gateway: GatewayConfig = GatewayConfig()
     control: ControlConfig = ControlConfig()
     startup: Literal["settle", "strict", "immediate"] = "settle"
+    watch: Flag = True
     servers: Mapping[str, ServerConfig] = {}

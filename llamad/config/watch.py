@@ -1,5 +1,6 @@
 """Tells when a configuration file was saved: its folder is watched, since an editor replaces the file itself. The
-file of API keys that it names is watched in the same way.
+files of keys that it names are watched in the same way. All looks at the disk are taken in threads: one that does not
+answer holds nobody up.
 """
 
 import asyncio
@@ -8,11 +9,14 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 
 import watchfiles
 
 from llamad.config.files import DROP_INS, is_drop_in
+from llamad.host.files import names_in, status, within
 from llamad.host.inotify import Writers
+from llamad.host.threads import aside
 
 log = logging.getLogger(__name__)
 STILL_FOR = 0.2
@@ -41,25 +45,29 @@ class Saved:
 
 
 class FolderWatch:
-    """Watches `file`, `*.yaml` in the folder `conf.d` beside it, which may appear later, and one file more (`follow`).
-    What is there when this is made counts as known: make it before the files are read for the first time.
+    """Watches `file`, `*.yaml` in the folder `conf.d` beside it, which may appear later, and the files that it names
+    (`follow`). What is there when this is made counts as known: make it before the files are read for the first time.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._drop_ins = file.parent / DROP_INS
-        self._named: Path | None = None
+        self._named: frozenset[Path] = frozenset()
+        self._real: frozenset[Path] = frozenset()
+        """What the files lead to, as far as they are links."""
         self._known = _marks(self._files())
 
-    def follow(self, named: Path | None) -> None:
-        """Watch this file from now on, and no more the one that was named before. What is there now counts as known:
-        call it before the file is read.
+    async def follow(self, named: Iterable[Path]) -> None:
+        """Watch these files from now on, and no more those that were named before. What is there now counts as known:
+        call it before the files are read.
         """
-        if named == self._named:
+        now = frozenset(named)
+        if now == self._named:
             return
-        known = {path: mark for path, mark in self._known.items() if path != self._named}
-        self._named = named
-        self._known = known if named is None else {**_marks([named]), **known}
+        fresh = await aside(_marks, now - self._named)
+        left = self._named - now
+        self._named = now
+        self._known = {**fresh, **{path: mark for path, mark in self._known.items() if path not in left}}
 
     async def saved(self) -> AsyncIterator[Saved]:
         """Yield once for every time that files were saved, closed, and kept still. Until cancelled."""
@@ -78,7 +86,7 @@ class FolderWatch:
 
     async def _changes(self) -> AsyncIterator[Writers]:
         """Every change of one of the files; ends when the set of folders to watch has changed."""
-        folders = self._folders()
+        folders = await aside(self._folders)
         with Writers() as writers:
             for folder in folders:
                 writers.follow(folder)
@@ -91,31 +99,35 @@ class FolderWatch:
                 rust_timeout=_LOOK_ANYWAY,
                 yield_on_timeout=True,
             ):
-                if events or _marks(self._files()) != self._known:
+                if events or await aside(lambda: _marks(self._files())) != self._known:
                     yield writers
-                if self._folders() != folders:
+                if await aside(self._folders) != folders:
                     return  # conf.d came or went, or a folder was replaced: watch what is there now
 
     def _folders(self) -> dict[Path, int]:
         """The folders of the file, of what it links to, and of the drop-ins; with their inodes, for one may be replaced
-        by another. That of the file that is named only where it may be read: it is looked at now and then all the same.
+        by another. Those of the files that are named only where they may be read: they are looked at now and then all
+        the same.
         """
-        there = {self._file.parent, _real(self._file).parent, self._drop_ins}
-        if self._named is not None:
-            named = (self._named.parent, _real(self._named).parent)
-            there.update(folder for folder in named if os.access(folder, os.R_OK | os.X_OK))
-        return {folder: folder.stat().st_ino for folder in there if folder.is_dir()}
+        real = {path: _real(path) for path in (self._file, *self._named)}
+        self._real = frozenset(real.values())
+        there = {self._file.parent, real[self._file].parent, self._drop_ins}
+        there |= {one for path in self._named for one in (path.parent, real[path].parent) if _may_enter(one)}
+        found = {folder: _status(folder) for folder in there}
+        return {folder: look.st_ino for folder, look in found.items() if look is not None and S_ISDIR(look.st_mode)}
 
     def _concerns(self, _: watchfiles.Change, name: str) -> bool:
+        """Called by watchfiles on the loop, and so looks at no disk."""
         path = Path(name)
         drop_in = path.parent.name == DROP_INS and is_drop_in(path)
-        if drop_in or path in (self._file, _real(self._file), self._drop_ins):
-            return True
-        return self._named is not None and path in (self._named, _real(self._named))
+        return drop_in or path in (self._file, self._drop_ins, *self._named, *self._real)
 
     def _files(self) -> Iterable[Path]:
-        named = () if self._named is None else (self._named,)
-        return [self._file, *sorted(path for path in self._drop_ins.glob("*.yaml") if is_drop_in(path)), *named]
+        try:
+            names = names_in(self._drop_ins)
+        except OSError:  # whoever reads them says so
+            names = []
+        return [self._file, *(path for name in names if is_drop_in(path := self._drop_ins / name)), *self._named]
 
 
 async def settled(files: Callable[[], Iterable[Path]], writers: Writers) -> Marks:
@@ -124,16 +136,21 @@ async def settled(files: Callable[[], Iterable[Path]], writers: Writers) -> Mark
     """
     loop = asyncio.get_running_loop()
     began = still_since = loop.time()
-    seen = _marks(files())
+    seen, _ = await aside(_look, files, frozenset())
     while loop.time() - began < _LONGEST_WAIT:
         if loop.time() - still_since >= STILL_FOR:
             break
         await asyncio.sleep(_LOOK_EVERY)
-        now = _marks(files())
-        written = writers.writing()
-        if now != seen or any(path in written or _real(path) in written for path in files()):
+        now, is_written = await aside(_look, files, writers.writing())
+        if now != seen or is_written:
             seen, still_since = now, loop.time()
     return seen
+
+
+def _look(files: Callable[[], Iterable[Path]], written: frozenset[Path]) -> tuple[Marks, bool]:
+    """How the files look, and whether somebody writes to one."""
+    paths = list(files())
+    return _marks(paths), bool(written) and any(path in written or _real(path) in written for path in paths)
 
 
 def _difference(before: Marks, now: Marks) -> Saved:
@@ -143,15 +160,28 @@ def _difference(before: Marks, now: Marks) -> Saved:
 
 def _real(path: Path) -> Path:
     """Where it leads; unlike Path.resolve also where that is in a circle."""
-    return Path(os.path.realpath(path))
+    try:
+        return within(path, lambda: Path(os.path.realpath(path)))
+    except OSError:  # its disk does not answer: whoever reads it says so
+        return path
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """How it looks; None where it is not there, or cannot be looked at: whoever reads it says so."""
+    try:
+        return status(path)
+    except OSError:
+        return None
+
+
+def _may_enter(folder: Path) -> bool:
+    return _status(folder) is not None and os.access(folder, os.R_OK | os.X_OK)
 
 
 def _marks(files: Iterable[Path]) -> Marks:
-    marks = {}
-    for path in files:
-        try:
-            stat = path.stat()
-        except OSError:
-            continue
-        marks[path] = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    return marks
+    looks = ((path, _status(path)) for path in files)
+    return {
+        path: (look.st_ino, look.st_size, look.st_mtime_ns, look.st_ctime_ns)
+        for path, look in looks
+        if look is not None
+    }

@@ -1,5 +1,6 @@
 """What the configuration demands of the machine: models that are there, a folder, credentials, API keys."""
 
+import errno
 import os
 import pwd
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,14 +9,13 @@ from pathlib import Path
 
 from llamad.config.checks import Written
 from llamad.config.filefaults import file_fault, first_part, parts_of
+from llamad.config.keyfiles import read_key_file
 from llamad.config.optionfiles import NamedFile, Use, is_output
 from llamad.config.problems import Problem, ProblemKind
 from llamad.config.yamltree import Node
 from llamad.host.devices import count_gpus
-from llamad.host.files import read_bytes, status
+from llamad.host.files import status
 from llamad.host.sandbox import hidden_by
-
-KEYS_CREDENTIAL = "api-keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Reader:
     service_user: str | None = None
     machine: Path = Path("/")
     """Where the kernel's files are."""
+    key_files: tuple[Path, ...] = ()
+    """Where the API keys are, when no file of them is named (`keyfiles.where_keys_are`)."""
 
     @property
     def credentials(self) -> Path | None:
@@ -140,25 +142,14 @@ def credential_problems(server: Written, reader: Reader) -> Iterator[Problem]:
         yield server.problem(f"{config.api_key_file} cannot be read", "api_key_file", kind=ProblemKind.WORLD)
 
 
-def has_api_keys(keys_file: Path | None, config_file: Path, reader: Reader) -> bool:
-    """Whether the gateway will have an API key to ask for: one in `gateway.api_keys_file`, else one in the credential
-    `api-keys`. Where root judges for a service, the credential is the file the unit takes it from. OSError where the
-    file that was named cannot be read.
+def has_api_keys(keys_file: Path | None, reader: Reader) -> bool:
+    """Whether the gateway will have an API key to ask for: one in `gateway.api_keys_file`, else one where the service
+    has its keys. OSError where they cannot be read.
     """
-    if keys_file is not None:
-        return _holds_key(keys_file)
-    if reader.credentials is not None:
-        credential = reader.credentials / KEYS_CREDENTIAL
-    elif reader.service_user is not None:
-        credential = config_file.parent / KEYS_CREDENTIAL
-    else:
+    found = read_key_file(reader.key_files if keys_file is None else (keys_file,))
+    if found is None:
+        if keys_file is not None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return False
-    try:
-        return _holds_key(credential)
-    except OSError:
-        return False
-
-
-def _holds_key(path: Path) -> bool:
-    lines = (line.strip() for line in read_bytes(path).decode("utf-8-sig", errors="replace").splitlines())
+    lines = (line.strip() for line in found.data.decode("utf-8-sig", errors="replace").splitlines())
     return any(line and not line.startswith("#") for line in lines)

@@ -10,7 +10,9 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from llamad.config.files import Files
 from llamad.control.documents import (
+    EarlierDocument,
     LogDocument,
     PlanDocument,
     ReloadDocument,
@@ -21,7 +23,7 @@ from llamad.control.documents import (
 from llamad.control.listening import control_socket, serving
 from llamad.control.operations import Operations, ReloadOutcome, Settled
 from llamad.control.peers import GROUP, group_id, may_control, peer_of
-from llamad.control.wire import error_document, settled_document, step_document
+from llamad.control.wire import check_document, error_document, settled_document, step_document, timestamp
 from llamad.errors import (
     ConfigError,
     LlamadError,
@@ -33,7 +35,10 @@ from llamad.errors import (
 
 log = logging.getLogger(__name__)
 MAX_BODY = 64 << 10
+MAX_FILES = 8 << 20
+"""Of a configuration that is to be judged, as JSON."""
 MAX_LINES = 100_000
+_TAKE_FILES = ("/v1/plan", "/v1/check")
 Admit = Callable[[int], None]
 """Given a connection's file descriptor, raises NotAllowedError where its peer may not control llamad."""
 
@@ -80,6 +85,8 @@ def application(operations: Operations, admit: Admit) -> web.Application:
     app = web.Application(middlewares=[_errors_as_json, _door(admit)], client_max_size=MAX_BODY)
     app.router.add_get("/v1/status", api.status, allow_head=False)
     app.router.add_get("/v1/plan", api.plan, allow_head=False)
+    app.router.add_post("/v1/plan", api.plan)
+    app.router.add_post("/v1/check", api.check)
     app.router.add_get("/v1/models", api.models, allow_head=False)
     app.router.add_get("/v1/devices", api.devices, allow_head=False)
     app.router.add_get("/v1/servers/{name}/logs", api.logs, allow_head=False)
@@ -113,7 +120,9 @@ def _door(admit: Admit) -> Middleware:
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         admit(request.transport.get_extra_info("socket").fileno())
-        if request.can_read_body and await request.read():  # up to the bound, so that the connection can go on
+        takes_files = request.method == "POST" and request.path in _TAKE_FILES
+        # up to the bound, so that the connection can go on
+        if not takes_files and request.can_read_body and await request.read():
             raise UsageError("the verbs take no body", hint="what they take is in the path and the query")
         return await handler(request)
 
@@ -137,13 +146,19 @@ class _Api:
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         _query(request)
-        outcome = await self._operations.plan()
+        outcome = await self._operations.plan(await _files(request))
         answer: PlanDocument = {
             "steps": [step_document(step) for step in outcome.steps],
             "settings": list(outcome.settings),
             "problems": list(outcome.problems),
+            "earlier": _earlier_documents(outcome),
         }
         return web.json_response(answer)
+
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        found = await self._operations.check(await _files(request))
+        return web.json_response(check_document("llamad", found.file, found.files, found.servers, found.verdict))
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         wait = _flag(_query(request, "wait"), "wait")
@@ -217,6 +232,24 @@ class _Api:
             self._streams.discard(task)
 
 
+async def _files(request: web.Request) -> Files | None:
+    """The files of a configuration that is to be judged in the place of the one on disk: `{"file": PATH, "files":
+    {PATH: TEXT}}`, the first one first; bytes that are no UTF-8 are surrogates. None where no body was sent.
+    """
+    body = await request.clone(client_max_size=MAX_FILES).read() if request.can_read_body else b""
+    if not body:
+        return None
+    try:
+        document = json.loads(body)
+        main, texts = Path(document["file"]), document["files"]
+        contents = {Path(path): text.encode(errors="surrogateescape") for path, text in texts.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UsageError('the body is not {"file": PATH, "files": {PATH: TEXT}}') from None
+    if main not in contents or not all(path.is_absolute() and "\0" not in str(path) for path in contents):
+        raise UsageError("every path is absolute, and file: is one of files:")
+    return Files(main, {main: contents[main], **contents})
+
+
 def _line(document: object) -> bytes:
     return json.dumps(document).encode() + b"\n"
 
@@ -261,8 +294,21 @@ def _reload_document(outcome: ReloadOutcome) -> ReloadDocument:
         "steps": [step_document(step) for step in outcome.steps],
         "settings": list(outcome.settings),
         "problems": list(outcome.problems),
+        "earlier": _earlier_documents(outcome),
         "servers": _settled_documents(outcome.settled),
     }
+
+
+def _earlier_documents(outcome: ReloadOutcome) -> list[EarlierDocument]:
+    return [
+        {
+            "at": timestamp(one.at),
+            "cause": one.cause,
+            "changes": list(one.changes),
+            "servers": _settled_documents(one.servers),
+        }
+        for one in outcome.earlier
+    ]
 
 
 def _settled_documents(settled: Sequence[Settled]) -> list[SettledDocument]:

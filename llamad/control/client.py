@@ -80,9 +80,9 @@ class Client:
         """GET /v1/PATH, answered at once."""
         return self._ask("GET", _target(path, query), timeout=ANSWER_TIMEOUT)
 
-    def post(self, *path: str, wait: bool = False) -> Document:
+    def post(self, *path: str, wait: bool = False, body: Document | None = None) -> Document:
         """POST /v1/PATH; with `wait` for as long as it takes. A reload may read slow disks: it has no limit either."""
-        return self._ask("POST", _target(path, {"wait": 1 if wait else None}), timeout=None)
+        return self._ask("POST", _target(path, {"wait": 1 if wait else None}), timeout=None, body=body)
 
     def lines(self, *path: str, **query: str | int | None) -> Iterator[Document]:
         """GET /v1/PATH as a stream of documents, until it ends."""
@@ -98,18 +98,20 @@ class Client:
                         raise _refusal(document["error"])
                     yield document
 
-    def _ask(self, method: str, target: str, *, timeout: float | None) -> Document:
-        with self._exchange(method, target, timeout=timeout) as answer:
-            body = answer.read()
+    def _ask(self, method: str, target: str, *, timeout: float | None, body: Document | None = None) -> Document:
+        with self._exchange(method, target, timeout=timeout, body=body) as answer:
+            said = answer.read()
         if answer.status >= 400:
-            self._refuse(answer.status, body)
-        return self._document(body)
+            self._refuse(answer.status, said)
+        return self._document(said)
 
     @contextmanager
-    def _exchange(self, method: str, target: str, *, timeout: float | None) -> Iterator[http.client.HTTPResponse]:
+    def _exchange(
+        self, method: str, target: str, *, timeout: float | None, body: Document | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
         connection = _UnixConnection(self._path, timeout)
         try:
-            connection.request(method, target)
+            connection.request(method, target, body=None if body is None else json.dumps(body).encode())
             with connection.getresponse() as answer:
                 yield answer
         except TimeoutError as error:

@@ -80,6 +80,17 @@ class StepDocument(TypedDict):
     reasons: list[str]
 
 
+class EarlierDocument(TypedDict):
+    """What llamad applied by itself since somebody last asked for a reload: when, why, what it changed, in words, and
+    how the servers that it touched are now.
+    """
+
+    at: str
+    cause: str
+    changes: list[str]
+    servers: list["SettledDocument"]
+
+
 class PlanDocument(TypedDict):
     """What a reload would do now: `steps` to servers, `settings` beside them in words. `problems` are those that
     would not refuse it, and what an operator should know of servers that stay as they are.
@@ -88,6 +99,37 @@ class PlanDocument(TypedDict):
     steps: list[StepDocument]
     settings: list[str]
     problems: list[str]
+    earlier: list[EarlierDocument]
+
+
+class ProblemDocument(TypedDict):
+    """One problem of a configuration (`config.problems.Problem`)."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    kind: str
+    server: str | None
+    hint: str | None
+
+
+class CheckDocument(TypedDict):
+    """What `llamad check --json` prints. `view` is whose look it was: `llamad` (the running one), `service` (root on
+    behalf of the service's user) or `self`. `exit_code` is 0, 1 where it would be accepted and something would not
+    work, or 78 where it would be refused; `summary` says it in a line, `lines` are the problems as text.
+    """
+
+    view: str
+    file: str
+    files: list[str]
+    ok: bool
+    exit_code: int
+    summary: str
+    servers: list[str]
+    problems: list[ProblemDocument]
+    lines: list[str]
 
 
 class SettledDocument(TypedDict):
@@ -105,6 +147,7 @@ class ReloadDocument(TypedDict):
     steps: list[StepDocument]
     settings: list[str]
     problems: list[str]
+    earlier: list[EarlierDocument]
     servers: list[SettledDocument]
 
 

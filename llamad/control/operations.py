@@ -6,8 +6,11 @@ Failures an operator can mend are LlamadErrors: UnknownServerError for a name th
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from llamad.config.files import Files
+from llamad.config.verdict import Verdict
 from llamad.control.documents import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
 from llamad.servers.board import Failure
 from llamad.servers.plan import Step
@@ -24,15 +27,37 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """What was applied by itself before: when (Unix time), why, what it changed, and how its servers are now."""
+
+    at: float
+    cause: str
+    changes: tuple[str, ...]
+    servers: tuple[Settled, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadOutcome:
     """What a reload did, or would do. `problems` are lines that did not refuse it (a new server's model is missing);
-    `settled` are the servers waited for, empty where nobody waited; `settings` what changed beside servers, in words.
+    `settled` are the servers waited for, empty where nobody waited; `settings` what changed beside servers, in words;
+    `earlier` what was applied since the last one that was asked for.
     """
 
     steps: tuple[Step, ...]
     problems: tuple[str, ...] = ()
     settled: tuple[Settled, ...] = ()
     settings: tuple[str, ...] = ()
+    earlier: tuple[Before, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """What is wrong with a configuration: `files` those that were read, `servers` their names as far as known."""
+
+    file: Path
+    files: tuple[Path, ...]
+    servers: tuple[str, ...]
+    verdict: Verdict
 
 
 class Operations(Protocol):
@@ -52,8 +77,12 @@ class Operations(Protocol):
         """
         ...
 
-    async def plan(self) -> ReloadOutcome:
-        """What a reload would do now, without doing it; `settled` is empty."""
+    async def plan(self, files: Files | None) -> ReloadOutcome:
+        """What a reload would do now, or with these files instead, without doing it; `settled` is empty."""
+        ...
+
+    async def check(self, files: Files | None) -> CheckOutcome:
+        """What is wrong with the files on disk, or with these."""
         ...
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:

@@ -9,25 +9,29 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from llamad.control.documents import (
+    CheckDocument,
     DevicesDocument,
     ErrorBody,
     ErrorDocument,
     LogDocument,
     ModelFileDocument,
     ModelsDocument,
+    ProblemDocument,
     ReplicaDocument,
     ServerDocument,
     SettledDocument,
     StatusDocument,
     StepDocument,
 )
-from llamad.errors import LlamadError
+from llamad.errors import ExitCode, LlamadError
 from llamad.servers.explain import explain_replica
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llamad.config.model import ServerConfig
+    from llamad.config.problems import Problem
+    from llamad.config.verdict import Verdict
     from llamad.host.devices import Devices
     from llamad.servers.board import Failure, Replica
     from llamad.servers.explain import Condition
@@ -163,6 +167,36 @@ def settled_document(server: str, state: State, failure: Failure | None) -> Sett
         "state": state,
         "error": None if failure is None else failure.message,
         "hint": None if failure is None else failure.hint,
+    }
+
+
+def check_document(
+    view: str, file: Path, files: Iterable[Path], servers: Iterable[str], verdict: Verdict
+) -> CheckDocument:
+    """A configuration's problems and what comes of them."""
+    return {
+        "view": view,
+        "file": str(file),
+        "files": [str(one) for one in files],
+        "ok": verdict.exit_code == ExitCode.OK,
+        "exit_code": int(verdict.exit_code),
+        "summary": verdict.summary,
+        "servers": list(servers),
+        "problems": [_problem_document(problem) for problem in verdict.problems],
+        "lines": list(verdict.lines),
+    }
+
+
+def _problem_document(problem: Problem) -> ProblemDocument:
+    return {
+        "file": str(problem.position.file),
+        "line": problem.position.line,
+        "column": problem.position.column,
+        "path": problem.path,
+        "message": problem.message,
+        "kind": problem.kind.value,
+        "server": problem.server,
+        "hint": problem.hint,
     }
 
 

@@ -1,5 +1,7 @@
 """Who may ask: API keys by name, from a file or a systemd credential. What is kept is digests, never the keys."""
 
+import errno
+import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
@@ -7,13 +9,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from llamad.config.keyfiles import KeyFile, read_key_file
 from llamad.config.model import SERVER_NAME, GatewayConfig
-from llamad.config.problems import Position, Problem
-from llamad.config.world import KEYS_CREDENTIAL
+from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.gateway.types import RequestHead
-from llamad.host.files import read_bytes
 
-MAX_BYTES = 256 << 10
 MAX_KEYS = 1024
 """Also bounds the `key` label of the metrics."""
 MAX_KEY_CHARS = 512
@@ -111,26 +111,36 @@ def _fault(name: str, colon: str, key: str) -> tuple[int, str] | None:
     return None
 
 
-def load_keys(config: GatewayConfig, environ: Mapping[str, str]) -> tuple[Keys, list[Problem]]:
-    """The keys of `api_keys_file`, else of the systemd credential `api-keys` (systemd.exec(5), LoadCredential=), else
-    none. Sync: callers run it in a thread. A file that is named and has no key is a problem (it would open the
-    gateway to everyone); an empty credential means no keys.
+def load_keys(config: GatewayConfig, key_files: tuple[Path, ...]) -> tuple[Keys, list[Problem]]:
+    """The keys of `api_keys_file`, else of the first of `key_files` that can be read (`keyfiles.where_keys_are`), else
+    none. Sync: callers run it in a thread. A file that is named and has no key is a problem (it would open the gateway
+    to everyone); an empty one that nobody named means no keys. With problems other than remarks, the keys are not to
+    be used.
     """
-    if config.api_keys_file is not None:
-        keys, problems = _read(config.api_keys_file)
-        if not keys.by_digest and not problems:
-            message = "has no key: add NAME:KEY, or leave api_keys_file out to ask for none"
-            problems.append(Problem(Position(config.api_keys_file, 1, 1), _PATH, message))
-        return keys, problems
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if not folder or not Path(folder, KEYS_CREDENTIAL).exists():
-        return NO_KEYS, []
-    return _read(Path(folder, KEYS_CREDENTIAL))
-
-
-def _read(file: Path) -> tuple[Keys, list[Problem]]:
+    named = config.api_keys_file
     try:
-        data = read_bytes(file, most=MAX_BYTES)
+        found = read_key_file(key_files if named is None else (named,))
     except OSError as error:
-        return NO_KEYS, [Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")]
-    return parse_keys(data, file)
+        return NO_KEYS, [_unreadable(Path(error.filename), error)]
+    if found is None:
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return NO_KEYS, [] if named is None else [_unreadable(named, missing)]
+    keys, problems = parse_keys(found.data, found.path)
+    if named is not None and not keys.by_digest and not problems:
+        message = "has no key: add NAME:KEY, or leave api_keys_file out to ask for none"
+        problems.append(Problem(Position(named, 1, 1), _PATH, message))
+    return keys, problems + _old(found, keys)
+
+
+def _old(found: KeyFile, keys: Keys) -> list[Problem]:
+    """Says that keys hold which may not be the newest."""
+    if found.instead_of is None or not keys.by_digest:
+        return []
+    file, error = found.instead_of
+    message = f"cannot be read ({error.strerror}): the API keys go on that it had when the service was started"
+    hint = "put it back, or restart the service (llamad upgrade keeps its servers)"
+    return [Problem(Position(file, 1, 1), _PATH, message, ProblemKind.REMARK, hint=hint)]
+
+
+def _unreadable(file: Path, error: OSError) -> Problem:
+    return Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")

@@ -1,5 +1,6 @@
 """The commands that need no daemon."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,12 @@ import pytest
 
 from llamad.cli import local
 from llamad.cli.main import main
+from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.verdict import Verdict
+from llamad.errors import NotAllowedError
+from llamad.servers.plan import Action, Step
 from tests.builders import fake_binary, gguf
+from tests.control.fakes import FakeOperations, daemon
 
 Captured = pytest.CaptureFixture[str]
 
@@ -29,13 +35,16 @@ def a_file(folder: Path, servers: str) -> Path:
     return file
 
 
+ALONE = "(as you see it; no llamad answers)"
+
+
 def test_a_good_file_is_one_line(folder: Path, capsys: Captured) -> None:
     file = a_file(folder, f"  a: {{model: {folder}/m.gguf}}\n")
-    assert main(["check", "--config", str(file)]) == 0
-    assert capsys.readouterr() == (f"{file}: OK, 1 server\n", "")
+    assert main(["check", str(file)]) == 0
+    assert capsys.readouterr() == (f"{file}: OK, 1 server {ALONE}\n", "")
     file = a_file(folder, f"  a: {{model: {folder}/m.gguf}}\n  b: {{model: {folder}/m.gguf}}\n")
     assert main(["check", "--config", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: OK, 2 servers\n"
+    assert capsys.readouterr().out == f"{file}: OK, 2 servers {ALONE}\n"
 
 
 def test_every_problem_is_a_line_and_78(folder: Path, capsys: Captured) -> None:
@@ -45,44 +54,95 @@ def test_every_problem_is_a_line_and_78(folder: Path, capsys: Captured) -> None:
     lines = err.splitlines()
     assert out == ""
     where = ":".join(lines[0].split(":")[:3])
-    assert lines[-1] == f"2 problems: the configuration is refused because of {where}"
+    assert lines[-1] == f"2 problems: the configuration is refused because of {where} {ALONE}"
     assert where.startswith(f"{file}:3:")
     assert "prot" in lines[0]
 
 
-def test_what_sums_up_is_short(folder: Path, capsys: Captured) -> None:
-    wrong = ", ".join(f"x{number}: 1" for number in range(4))
-    file = a_file(folder, f"  a: {{model: {folder}/m.gguf, {wrong}}}\n  b: {{model: {folder}/gone.gguf}}\n")
-    assert main(["check", "--config", str(file)]) == 78
-    assert capsys.readouterr().err.endswith("\n5 problems: the configuration is refused because of 4 of them\n")
-
-
-def test_a_model_that_is_not_there_is_a_problem_too(folder: Path, capsys: Captured) -> None:
+def test_a_model_that_is_not_there_is_accepted_and_1(folder: Path, capsys: Captured) -> None:
     file = a_file(folder, f"  b: {{model: {folder}/gone.gguf}}\n")
-    assert main(["check", "--config", str(file)]) == 78
+    assert main(["check", str(file)]) == 1
     err = capsys.readouterr().err
     assert "gone.gguf" in err
     assert err.splitlines()[-1].startswith("1 problem: the configuration is accepted all the same, ")
+
+
+def test_the_file_at_fault_is_the_one_that_is_named(folder: Path, capsys: Captured) -> None:
     drop_in = folder / "conf.d" / "a.yaml"
     drop_in.parent.mkdir()
     drop_in.write_text("prot: 1")
-    a_file(folder, f"  b: {{model: {folder}/m.gguf}}\n")
-    assert main(["check", "--config", str(file)]) == 78
+    file = a_file(folder, f"  b: {{model: {folder}/m.gguf}}\n")
+    assert main(["check", str(file)]) == 78
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"{drop_in}:1:1: prot: unknown key")
-    assert lines[1:] == ["1 problem: the configuration is refused"]
+    assert lines[1:] == [f"1 problem: the configuration is refused because of {drop_in}:1:1 {ALONE}"]
 
 
 def test_check_for_scripts(folder: Path, capsys: Captured) -> None:
     file = a_file(folder, f"  b: {{model: {folder}/gone.gguf}}\n")
-    assert main(["check", "--json", "--config", str(file)]) == 78
+    assert main(["check", "--json", str(file)]) == 1
     report = json.loads(capsys.readouterr().out)
     (problem,) = report["problems"]
     assert (report["ok"], report["servers"], report["files"]) == (False, ["b"], [str(file)])
+    assert (report["view"], report["exit_code"]) == ("self", 1)
     assert (problem["file"], problem["line"], problem["kind"], problem["server"]) == (str(file), 3, "world", "b")
     assert set(problem) == {"file", "line", "column", "path", "message", "kind", "server", "hint"}
-    assert main(["check", "--json", "--config", str(a_file(folder, "  {}\n"))]) == 0
+    assert main(["check", "--json", str(a_file(folder, "  {}\n"))]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+async def test_the_running_llamad_is_asked_of_its_own_file_or_of_another(folder: Path, capsys: Captured) -> None:
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+
+        async def check(*more: str) -> int:
+            return await asyncio.to_thread(main, ["check", "--socket", str(path), *more])
+
+        assert await check() == 0
+        seen = "(as the running llamad sees it)"
+        assert capsys.readouterr().out == f"/etc/llamad/llamad.yaml: OK, 2 servers {seen}\n"
+        assert [operations.sent] == [None]
+        file = a_file(folder, "  {}\n")
+        problem = Problem(Position(file, 1, 2), "servers.a.model", "there is no x", ProblemKind.WORLD, "a")
+        for refused, code in ((problem,), 78), ((), 1):
+            operations.verdict = Verdict((problem,), refused)
+            assert await check(str(file)) == code
+            first, last = capsys.readouterr().err.splitlines()
+            assert first == f"{file}:1:2: servers.a.model: there is no x"
+            assert last == f"{operations.verdict.summary} {seen}"
+        assert operations.sent is not None
+        assert operations.sent.contents == {file: file.read_bytes()}
+        assert await check("--json", str(file)) == 1
+        assert json.loads(capsys.readouterr().out)["view"] == "llamad"
+
+
+async def test_who_may_not_ask_or_asks_an_older_llamad_looks_himself(folder: Path, capsys: Captured) -> None:
+    def nobody(_: int) -> None:
+        raise NotAllowedError("uid 5 may not control llamad")
+
+    file = a_file(folder, "  {}\n")
+    async with daemon(admit=nobody) as path:
+        assert await asyncio.to_thread(main, ["check", "--socket", str(path), str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: OK, 0 servers (as you see it; you may not ask llamad)\n"
+    operations = FakeOperations(bug=None)
+    operations.check = None  # type: ignore[assignment, method-assign]
+    async with daemon(operations) as path:
+        assert await asyncio.to_thread(main, ["check", "--socket", str(path), str(file)]) == 0
+    assert "llamad was not asked: " in capsys.readouterr().out
+
+
+async def test_a_plan_of_a_file_sends_it_with_the_drop_ins_beside_it(folder: Path, capsys: Captured) -> None:
+    operations = FakeOperations(steps=(Step(Action.STOP, "qwen", ("no longer configured",)),))
+    file = a_file(folder, "  {}\n")
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d" / "a.yaml").write_text("servers: {}")
+    async with daemon(operations) as path:
+        assert await asyncio.to_thread(main, ["plan", "--socket", str(path), str(file)]) == 0
+        assert capsys.readouterr().out == "stop qwen: no longer configured\n"
+        assert operations.sent is not None
+        assert [one.name for one in operations.sent.contents] == ["llamad.yaml", "a.yaml"]
+        assert await asyncio.to_thread(main, ["plan", "--socket", str(path), str(folder / "none.yaml")]) == 78
+    assert f"{folder}/none.yaml:1:1: cannot be read: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_78(tmp_path: Path, capsys: Captured) -> None:

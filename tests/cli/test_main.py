@@ -21,7 +21,7 @@ COMMANDS = {
     *("run", "check", "plan", "reload", "status", "start", "stop", "restart", "logs", "models", "devices", "schema"),
     *("upgrade", "reap", "demo"),
 }
-CLIENTS = COMMANDS - {"run", "check", "schema", "reap", "demo"}
+CLIENTS = COMMANDS - {"run", "schema", "reap", "demo"}
 
 
 def usage(argv: list[str]) -> int:
@@ -86,9 +86,11 @@ def test_a_slip_of_the_pen_in_a_command_is_recognised(capsys: Captured) -> None:
 
 
 def test_the_configuration_is_the_systems_unless_another_is_named() -> None:
+    assert parser().parse_args(["run"]).config == Path("/etc/llamad/llamad.yaml")
     for command in ("run", "check"):
-        assert parser().parse_args([command]).config == Path("/etc/llamad/llamad.yaml")
         assert parser().parse_args([command, "--config", "x"]).config == Path("x")
+    for command in ("check", "plan"):
+        assert parser().parse_args([command, "x"]).file == Path("x")
 
 
 @pytest.mark.parametrize(

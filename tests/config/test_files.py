@@ -3,8 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from llamad.config.files import read_files
+from llamad.config.files import Source, parse, read_disk
+from llamad.config.problems import Problem
 from llamad.host.files import MOST_BYTES
+
+
+def read_files(file: Path) -> tuple[list[Source], list[Problem]]:
+    return parse(read_disk(file))
 
 
 def said(file: Path) -> list[str]:
@@ -65,4 +70,4 @@ def test_a_bad_file_does_not_hide_the_others(tmp_path: Path) -> None:
         ("b.yaml", False),
         ("c.yaml", True),
     ]
-    assert [one.position.file.name for one in problems] == ["x.yaml", "a.yaml", "b.yaml"]
+    assert [one.position.file.name for one in problems] == ["a.yaml", "x.yaml", "b.yaml"]

@@ -1,9 +1,9 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
-from llamad.config.loader import Loaded, load
+from llamad.config.files import read_disk
+from llamad.config.loader import load
 from llamad.config.model import (
     Config,
     GatewayConfig,
@@ -268,7 +268,7 @@ def test_drop_ins_in_name_order(place: Place) -> None:
     assert set(loaded.config.servers) == {"a", "b", "c"}
     assert loaded.config.log == LogConfig(level="debug", format="json")
     assert (loaded.config.gateway.max_body, loaded.config.gateway.queue.size) == (1 << 20, 3)
-    assert [file.name for file in loaded.files] == ["llamad.yaml", "10.yaml", "20.yaml", "50.yaml"]
+    assert [file.name for file in loaded.files.contents] == ["llamad.yaml", "10.yaml", "20.yaml", "50.yaml"]
 
 
 def test_a_drop_in_by_another_ending_is_told_of(place: Place) -> None:
@@ -350,25 +350,19 @@ def test_what_hangs_on_a_wrong_value_is_not_told_twice(place: Place) -> None:
     ]
 
 
-def test_a_copy_of_accepted_files_means_what_they_meant(place: Place) -> None:
+def test_accepted_files_mean_what_they_meant_whatever_became_of_the_keys(place: Place) -> None:
     place.write(
         "models_dir: models\ngateway: {listen: '0.0.0.0:80', api_keys_file: keys}\nservers: {a: {model: m.gguf}}"
     )
     place.write("servers: {x: {url: 'http://b:80', api_key_file: k}}", drop_in="10.yaml")
-    (place.file.parent / "keys").write_text("a:k")
-    copy = place.root / "copy" / "llamad.yaml"
-    shutil.copytree(place.file.parent, copy.parent)
-    (copy.parent / "keys").unlink()
-
-    def load_copy() -> Loaded:
-        return load(copy, place.dirs, environ=place.environ, copy_of=place.file)
-
+    files = read_disk(place.file)
+    place.write("servers: [")
     for keys in ("a:k", "", None):
         if keys is None:
             (place.file.parent / "keys").unlink()
         else:
             (place.file.parent / "keys").write_text(keys)
-        loaded = load_copy()
+        loaded = load(place.file, place.dirs, environ=place.environ, files=files, accepted=True)
         assert loaded.config is not None
         of_keys = [problem.kind for problem in loaded.problems if problem.path.startswith("gateway.")]
         assert of_keys == ([] if keys else [ProblemKind.WORLD])
@@ -381,7 +375,7 @@ def test_a_copy_of_accepted_files_means_what_they_meant(place: Place) -> None:
 def test_a_relative_file_is_made_absolute(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("")
     monkeypatch.chdir(place.file.parent)
-    assert load(Path("llamad.yaml"), place.dirs, environ=place.environ).files == (place.file,)
+    assert load(Path("llamad.yaml"), place.dirs, environ=place.environ).files.main == place.file
 
 
 @pytest.mark.parametrize("address", ["127.8.8.8:1", "[::1]:1", "localhost:1", "unix:/run/x.sock"])
@@ -419,7 +413,7 @@ def test_root_finds_the_credential_where_the_unit_takes_it_from(place: Place) ->
 def test_a_problem_shows_its_place() -> None:
     loaded = load(Path("/nowhere/x.yaml"), Place(Path("/nowhere")).dirs, environ={})
     assert loaded.config is None
-    assert loaded.files == ()
+    assert loaded.files.contents == {}
     assert [str(one) for one in loaded.problems] == ["/nowhere/x.yaml:1:1: cannot be read: No such file or directory"]
     assert isinstance(loaded.problems[0], Problem)
 

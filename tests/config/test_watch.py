@@ -99,8 +99,8 @@ async def test_a_file_that_is_named_is_watched_until_another_is(file: Path, tmp_
     keys.write_text("1")
     other.write_text("1")
     async with watching(file) as watched:
-        watched.watch.follow(keys)
-        watched.watch.follow(keys)
+        await watched.watch.follow([keys])
+        await watched.watch.follow([keys])
         await asyncio.sleep(0.3)
         assert watched.saves == 0, "what is there is known"
         acts: list[Callable[[], object]] = [lambda: replace(keys, "2"), keys.unlink, lambda: keys.write_text("3")]
@@ -108,12 +108,12 @@ async def test_a_file_that_is_named_is_watched_until_another_is(file: Path, tmp_
             act()
             await watched.reaches(number)
             assert watched.last == f"{keys} was {'deleted' if number == 2 else 'saved'}"
-        watched.watch.follow(other)
+        await watched.watch.follow([other])
         keys.write_text("4")
         replace(other, "2")
         await until(lambda: watched.saves == 4)
         assert watched.last == f"{other} was saved"
-        watched.watch.follow(None)
+        await watched.watch.follow([])
         other.write_text("3")
         file.write_text("more")
         await until(lambda: watched.saves == 5)
@@ -134,7 +134,7 @@ async def test_a_named_file_whose_folder_cannot_be_watched_costs_no_watch(
     keys.write_text("1")
     monkeypatch.setattr(os, "access", lambda path, _: path != keys.parent)
     async with watching(file) as watched:
-        watched.watch.follow(keys)
+        await watched.watch.follow([keys])
         assert keys.parent not in watched.watch._folders()
         replace(keys, "2")
         await until(lambda: watched.saves == 1)

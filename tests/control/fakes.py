@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from llamad.config.files import Files
 from llamad.config.model import ServerConfig
+from llamad.config.verdict import Verdict
 from llamad.control.api import Admit, application
 from llamad.control.documents import DevicesDocument, LogDocument, ModelsDocument, StatusDocument
 from llamad.control.listening import control_socket, serving
-from llamad.control.operations import ReloadOutcome, Settled
+from llamad.control.operations import Before, CheckOutcome, ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.control.wire import (
     ConfigView,
@@ -55,6 +57,9 @@ class FakeOperations:
     bug: Exception | None = None
     calls: list[tuple[object, ...]] = field(default_factory=list)
     upgraded: bool = False
+    verdict: Verdict = field(default_factory=Verdict)
+    earlier: tuple[Before, ...] = ()
+    sent: Files | None = None
     streams: int = 0
     lines: list[LogDocument] = field(default_factory=list)
     board: Board = field(default_factory=Board)
@@ -140,12 +145,20 @@ class FakeOperations:
         outcome = await self.plan()
         await self._waited("reload", wait=wait)
         touched = [step.server for step in outcome.steps if step.action is not Action.KEEP] if wait else []
-        return ReloadOutcome(outcome.steps, outcome.problems, self._settle(touched, State.READY), self.settings)
+        return ReloadOutcome(
+            outcome.steps, outcome.problems, self._settle(touched, State.READY), self.settings, self.earlier
+        )
 
-    async def plan(self) -> ReloadOutcome:
+    async def check(self, files: Files | None) -> CheckOutcome:
+        self.sent = files
+        file = Path("/etc/llamad/llamad.yaml") if files is None else files.main
+        return CheckOutcome(file, (file,), ("qwen", "embed"), self.verdict)
+
+    async def plan(self, files: Files | None = None) -> ReloadOutcome:
+        self.sent = files
         if self.problems:
             raise ConfigError("the configuration was not accepted", hint="nothing was changed", problems=self.problems)
-        return ReloadOutcome(self.steps, self.notes, settings=self.settings)
+        return ReloadOutcome(self.steps, self.notes, settings=self.settings, earlier=self.earlier)
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         return await self._change("start", servers, State.READY, wait=wait)

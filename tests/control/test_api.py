@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from llamad.control.api import admission, control
+from llamad.config.files import Files
+from llamad.control.api import MAX_FILES, admission, control
 from llamad.control.client import Client
 from llamad.control.peers import Peer, group_id
 from llamad.errors import NotAllowedError
@@ -51,8 +52,52 @@ async def test_plan_tells_the_steps_and_changes_nothing() -> None:
         "steps": [{"action": "replace", "server": "qwen", "reasons": ["args.ctx_size 4096 -> 8192"]}],
         "settings": ["startup settle -> strict"],
         "problems": ["a.yaml:1:1: not there yet"],
+        "earlier": [],
     }
     assert operations.calls == []
+    assert operations.sent is None
+
+
+def a_post(path: str, body: bytes) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+
+
+@pytest.mark.parametrize("verb", ["/v1/plan", "/v1/check"])
+async def test_a_configuration_may_be_sent_to_be_judged(verb: str) -> None:
+    operations = FakeOperations()
+    texts = {"/n/conf.d/a.yaml": "a: \udcff", "/n/new.yaml": "#" * 100_000}
+    async with daemon(operations) as path:
+        answer = await send(path, a_post(verb, json.dumps({"file": "/n/new.yaml", "files": texts}).encode()))
+        assert answer.status == 200
+        sent = {Path("/n/new.yaml"): b"#" * 100_000, Path("/n/conf.d/a.yaml"): b"a: \xff"}
+        assert [operations.sent] == [Files(Path("/n/new.yaml"), sent)]
+        assert (await send(path, a_post(verb, b""))).status == 200
+        assert [operations.sent] == [None]
+        assert (await send(path, a_post(verb, b"x" * (MAX_FILES + 1)))).status == 413
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"file": "/a", "files": {}}',
+        '{"file": "/a", "files": {"/b": ""}}',
+        '{"file": "a", "files": {"a": ""}}',
+        '{"file": "/a", "files": {"/a": 1}}',
+        '{"file": "/a\\u0000", "files": {"/a\\u0000": ""}}',
+        '{"file": 1, "files": ["/a"]}',
+        "[" * 100_000,
+    ],
+)
+async def test_what_is_no_configuration_is_refused_in_words(document: str) -> None:
+    async with daemon() as path:
+        answer = await send(path, a_post("/v1/check", document.encode()))
+    assert answer.status == 400
+    assert "file" in body(answer)["error"]["message"]
 
 
 async def test_reload_answers_once_accepted_or_once_settled() -> None:

@@ -82,28 +82,28 @@ def test_the_file_is_bounded() -> None:
 def test_the_file_goes_before_the_credential(tmp_path: Path) -> None:
     (tmp_path / "api-keys").write_bytes(b"cred:sk-cred\n")
     (tmp_path / "file").write_bytes(b"file:sk-file\n")
-    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert load_keys(GatewayConfig(api_keys_file=tmp_path / "file"), environ)[0].names == ("file",)
-    assert load_keys(GatewayConfig(), environ)[0].names == ("cred",)
+    credential = (tmp_path / "api-keys",)
+    assert load_keys(GatewayConfig(api_keys_file=tmp_path / "file"), credential)[0].names == ("file",)
+    assert load_keys(GatewayConfig(), credential)[0].names == ("cred",)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n# none\n"])
 def test_an_empty_credential_means_no_keys_and_an_empty_file_is_a_mistake(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "api-keys").write_bytes(data)
-    assert load_keys(GatewayConfig(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == (NO_KEYS, [])
-    keys, (problem,) = load_keys(GatewayConfig(api_keys_file=tmp_path / "api-keys"), {})
+    assert load_keys(GatewayConfig(), (tmp_path / "api-keys",)) == (NO_KEYS, [])
+    keys, (problem,) = load_keys(GatewayConfig(api_keys_file=tmp_path / "api-keys"), ())
     assert keys is NO_KEYS or not keys.by_digest
     assert "has no key" in problem.message
 
 
 def test_without_a_file_and_a_credential_there_are_none(tmp_path: Path) -> None:
-    assert load_keys(GatewayConfig(), {}) == (NO_KEYS, [])
-    assert load_keys(GatewayConfig(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == (NO_KEYS, [])
+    assert load_keys(GatewayConfig(), ()) == (NO_KEYS, [])
+    assert load_keys(GatewayConfig(), (tmp_path / "api-keys",)) == (NO_KEYS, [])
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
-        keys, (problem,) = load_keys(GatewayConfig(api_keys_file=path), {})
+        keys, (problem,) = load_keys(GatewayConfig(api_keys_file=path), ())
         assert keys is NO_KEYS
         assert problem.message.startswith("cannot be read: ")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamad.config.files import Files
 from llamad.config.loader import Loaded
 from llamad.config.model import Config, ServerConfig
 from llamad.config.options import Binary, parse_help
@@ -30,7 +31,7 @@ def a_config(*servers: ServerConfig, **more: Any) -> Config:
 
 
 def loaded(*problems: Problem, binaries: Mapping[str, Binary] | None = None) -> Loaded:
-    return Loaded(None, problems, (), {"a": BINARY} if binaries is None else binaries)
+    return Loaded(None, problems, Files(Path("/x"), {}), {"a": BINARY} if binaries is None else binaries)
 
 
 def test_each_replica_has_its_launch() -> None:
