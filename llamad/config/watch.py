@@ -56,6 +56,7 @@ class FolderWatch:
         self._real: frozenset[Path] = frozenset()
         """What the files lead to, as far as they are links."""
         self._known = _marks(self._files())
+        self._had_folder = self._folder()
 
     async def follow(self, named: Iterable[Path]) -> None:
         """Watch these files from now on, and no more those that were named before. What is there now counts as known:
@@ -74,9 +75,11 @@ class FolderWatch:
         while True:
             try:
                 async for writers in self._changes():
-                    now = await settled(self._files, writers)
-                    known, self._known = self._known, now
-                    yield _difference(known, now)
+                    now, folder = await settled(self._files, writers), await aside(self._folder)
+                    before = (self._known, self._had_folder)
+                    self._known, self._had_folder = now, folder
+                    if (now, folder) != before:  # one save may come as several events
+                        yield _difference(before[0], now)
             except OSError as error:  # no inotify watch to be had: ENOSPC, EMFILE
                 log.warning(
                     "cannot watch %s for edits (%s): use `systemctl reload llamad`; tried again in %d s",
@@ -115,6 +118,11 @@ class FolderWatch:
         there |= {one for path in self._named for one in (path.parent, real[path].parent) if _may_enter(one)}
         found = {folder: _status(folder) for folder in there}
         return {folder: look.st_ino for folder, look in found.items() if look is not None and S_ISDIR(look.st_mode)}
+
+    def _folder(self) -> int | None:
+        """Which folder of drop-ins there is."""
+        found = _status(self._drop_ins)
+        return None if found is None else found.st_ino
 
     def _concerns(self, _: watchfiles.Change, name: str) -> bool:
         """Called by watchfiles on the loop, and so looks at no disk."""

@@ -24,12 +24,13 @@ complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a upgrade -d 
 complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a reap -d 'End what is left of a llamad that does not come back'
 complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a demo -d 'A small real model, without configuration'
 
-complete -c llamad -n '__fish_seen_subcommand_from run check' -l config -r -F -d 'The configuration'
-complete -c llamad -n '__fish_seen_subcommand_from plan reload status start stop restart logs models devices upgrade' -l socket -r -F -d 'The control socket'
+complete -c llamad -n '__fish_seen_subcommand_from run' -l config -r -F -d 'The configuration'
+complete -c llamad -n '__fish_seen_subcommand_from check plan reload status start stop restart logs models devices upgrade' -l socket -r -F -d 'The control socket'
 complete -c llamad -n '__fish_seen_subcommand_from reload start stop restart' -l wait -d 'Until every touched server has settled'
 complete -c llamad -n '__fish_seen_subcommand_from check status models devices' -l json -d 'For scripts'
 complete -c llamad -n '__fish_seen_subcommand_from status' -l watch -d 'Again and again'
 complete -c llamad -n '__fish_seen_subcommand_from logs' -s f -l follow -d 'Every new line too'
 complete -c llamad -n '__fish_seen_subcommand_from logs' -s n -l lines -x -d 'The newest only'
+complete -c llamad -n '__fish_seen_subcommand_from check plan' -F
 complete -c llamad -n '__fish_seen_subcommand_from demo' -l once -d 'Ask one question and end'
 complete -c llamad -n '__fish_seen_subcommand_from status start stop restart logs' -a '(__llamad_servers)' -d Server
