@@ -93,7 +93,7 @@ def _add_daemon(add: _Add) -> None:
 def _add_configuration(add: _Add) -> None:
     check = add("check", _check, "every problem of the configuration, as FILE:LINE:COL; 78 where it would be refused")
     _file_argument(check, "check this file, with the drop-ins beside it")
-    check.add_argument("--config", type=Path, help=argparse.SUPPRESS)  # as `run` has it
+    check.add_argument("--config", type=Path, metavar="FILE", help="the same, as `run` has it")
     _json_option(check)
     _socket_option(check)
     plan = add("plan", _plan, "what a reload would do now, and why, without doing it")

@@ -28,7 +28,7 @@ _llamad() {
     case $command in
         '') words='run check plan reload status start stop restart logs models devices schema upgrade reap demo --help --version' ;;
         run) words='--config --help' ;;
-        check) words='--json --socket --help' ;;
+        check) words='--config --json --socket --help' ;;
         reload) words='--wait --socket --help' ;;
         status) words="--json --watch --socket --help $(_llamad_servers)" ;;
         start | stop | restart) words="--wait --socket --help $(_llamad_servers)" ;;

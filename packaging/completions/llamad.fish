@@ -24,7 +24,7 @@ complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a upgrade -d 
 complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a reap -d 'End what is left of a llamad that does not come back'
 complete -c llamad -n "not __fish_seen_subcommand_from $commands" -a demo -d 'A small real model, without configuration'
 
-complete -c llamad -n '__fish_seen_subcommand_from run' -l config -r -F -d 'The configuration'
+complete -c llamad -n '__fish_seen_subcommand_from run check' -l config -r -F -d 'The configuration'
 complete -c llamad -n '__fish_seen_subcommand_from check plan reload status start stop restart logs models devices upgrade' -l socket -r -F -d 'The control socket'
 complete -c llamad -n '__fish_seen_subcommand_from reload start stop restart' -l wait -d 'Until every touched server has settled'
 complete -c llamad -n '__fish_seen_subcommand_from check status models devices' -l json -d 'For scripts'
