@@ -40,7 +40,8 @@ def argument_problems(options: OptionTable, args: Mapping[str, ArgValue], extra_
         try:
             _words(target, value, _ANYWHERE)
         except ValueError as error:
-            found.append(Finding(("args", key), str(error), at_key=False))
+            hint = "write it as a YAML mapping, without quotes" if target.option.json else None
+            found.append(Finding(("args", key), str(error), hint, at_key=False))
         else:
             found += _deprecated(target.option, "args", key)
     return found + list(_extra_problems(options, extra_args, seen))
@@ -83,6 +84,8 @@ def argument_files(
     for key, value in args.items():
         target = _target(options, key)
         if isinstance(target, _Target) and use_of(target.option) is not None and not is_owned(key):
+            if value is None:
+                continue
             for index, one in enumerate(value if isinstance(value, tuple) else (value,)):
                 if target.option.arity == 2 and index:
                     continue
@@ -91,6 +94,10 @@ def argument_files(
                 yield from ((path, named) for named in named_files(target.option, text, folder))
     for index, (_, found) in enumerate(_extra_words(options, extra_args, folder)):
         yield from ((("extra_args", index), named) for named in found)
+
+
+_DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2212")
+"""What word processors make of hyphens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +210,9 @@ def _extra_problems(options: OptionTable, extra_args: Sequence[str], seen: Mappi
             if spelled(extra.word) not in OWNED:
                 yield from _unknown_word(options, extra.index, extra.word)
         elif strict:  # else it may be the value of what nobody knows
-            yield Finding(path, f"{extra.word!r} follows no option that takes a value")
+            message, hint = _no_option(options, extra.word)
+            strict = hint is None  # else what follows may be its value
+            yield Finding(path, message, hint)
 
 
 def _extra_option_problems(
@@ -227,12 +236,26 @@ def _extra_option_problems(
         yield from _deprecated(option, *path)
 
 
+def _no_option(options: OptionTable, word: str) -> tuple[str, str | None]:
+    """What is said of a word that is neither an option nor a value, and what to write."""
+    plain = next(
+        (one for one in ("--" + word.lstrip("-" + "".join(_DASHES)), "-" + word[1:]) if options.find_word(one)), None
+    )
+    if word.startswith(_DASHES) and plain is not None:
+        return f"{word!r} begins with a dash of typography, not with a hyphen", f"write {json.dumps(plain)}"
+    if options.find_word(word.strip()):
+        return f"{word!r} has a space too many", f"write {json.dumps(word.strip())}"
+    return f"{word!r} follows no option that takes a value", None
+
+
 def _unknown_word(options: OptionTable, index: int, word: str) -> Iterator[Finding]:
     path = ("extra_args", index)
     name, equals, _ = word.partition("=")
     first, *others = word.split(maxsplit=1)
     if equals and options.find_word(name):
         yield Finding(path, f"llama-server takes no {name}=VALUE", f'write two words: "{name}", "VALUE"')
+    elif not others and options.find_word(first):
+        yield Finding(path, *_no_option(options, word))
     elif others and options.find_word(first):
         yield Finding(path, f"{word!r} is two words in one", f"write two: {json.dumps(first)}, {json.dumps(others[0])}")
     elif not options.loose:

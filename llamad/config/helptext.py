@@ -28,6 +28,11 @@ _REPEATS = re.compile(
 _GATHERED = frozenset(("--logit-bias", "--reverse-prompt", "--dry-sequence-breaker"))
 """What llama.cpp gathers when it is repeated, though the help does not say so (common/arg.cpp)."""
 _JSON = re.compile(r"valid json object|JSON schema to|JSON that|inline JSON|json template parser", re.IGNORECASE)
+_NUMBERS = ("N", "SEED", "INDEX", "SECONDS", "P", "L", "SIMILARITY", "<0...100>")
+"""Argument words that stand for a number."""
+_WHOLE = re.compile(r"\(default: -?\d+(?![\d.])")
+_KINDS = re.compile(r"[a-z][\w-]*(,[a-z][\w-]*){3,}")
+"""The argument of --spec-type lists all it takes."""
 _FILE_WORDS = ("FILE", "FNAME", "PATH")
 _REMOVED = "the argument has been removed. "
 _DEPRECATED = "DEPRECATED in favor of "
@@ -69,10 +74,13 @@ class Option:
         """The spelling that turns a flag off, where there is one."""
         return max(self.negations, key=len, default=None)
 
+    whole: bool = False
+    """Whether the number that it takes is a whole one of 32 bits."""
+
     @property
     def numeric(self) -> bool:
         """Whether it takes a number (or one of `words`)."""
-        return self.argument == "N"
+        return self.argument in _NUMBERS
 
     @property
     def arity(self) -> int:
@@ -191,6 +199,7 @@ def _option(head: str, description: str) -> Option:
         separator=_separator(argument, flat),
         repeats=argument is not None and (not _GATHERED.isdisjoint(spellings) or bool(_REPEATS.search(flat))),
         json=argument is not None and _is_json(argument, flat),
+        whole=argument == "N" and _WHOLE.search(flat) is not None,
     )
 
 
@@ -200,7 +209,7 @@ def _separator(argument: str | None, description: str) -> str | None:
     if "separated by ';'" in description:
         return ";"
     several = re.search(r",\.\.|comma[- ]separate", f"{argument} {description}", re.IGNORECASE)
-    return "," if several or re.fullmatch(r"[\w-]+(,[\w-]+)+", argument) else None
+    return "," if several else None
 
 
 def _is_json(argument: str, description: str) -> bool:
@@ -215,6 +224,8 @@ def _advice(description: str, begin: str) -> str | None:
 
 
 def _choices(argument: str, description: str) -> tuple[str, ...] | None:
+    if _KINDS.fullmatch(argument):
+        return tuple(argument.split(","))
     bracket = _CHOICES.fullmatch(argument)
     if bracket:
         return tuple(re.split(r"[|,]", bracket[1] or bracket[2]))

@@ -25,7 +25,8 @@ def value_words(option: Option, value: ArgValue, folder: Path, *, loose: bool = 
         return [option.name, _json(value)]
     values = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(one, bool | int | float | str) for one in values):
-        raise ValueError(f"takes {option.argument or 'text'}, not {shown(value)}")
+        what = f"a {'whole ' if option.whole else ''}number" if option.numeric else option.argument or "text"
+        raise ValueError(f"takes {what}, not {shown(value)}")
     if option.arity == 2:
         return _pair(option, value, folder)
     if not values:
@@ -54,7 +55,7 @@ def _json(value: ArgValue) -> str:
     try:
         json.loads(value)
     except ValueError as error:
-        raise ValueError(f"takes JSON, and this is none: {error}: write it as a YAML mapping, without quotes") from None
+        raise ValueError(f"takes JSON, and this is none: {error}") from None
     return value
 
 
@@ -69,7 +70,8 @@ def _pair(option: Option, value: ArgValue, folder: Path) -> list[str]:
 def _word(option: Option, value: ArgScalar, folder: Path) -> str:
     """One value of an option as the word that follows it."""
     text = _text(option, value)
-    if option.choices is not None and text not in option.choices:
+    parts = text.split(option.separator) if option.separator else (text,)
+    if option.choices is not None and not set(parts) <= set(option.choices):
         *others, last = option.choices
         raise ValueError(f"takes {', '.join(others)} or {last}, not {shown(value)}")
     if option.numeric and text not in option.words:
@@ -107,12 +109,13 @@ def _number(option: Option, value: ArgScalar, text: str) -> str:
         number = float(text) if "_" not in text else math.nan
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    whole = number.is_integer() and abs(number) < 1 << 31
+    if not math.isfinite(number) or (option.whole and not whole):
         also = f" or one of {', '.join(option.words)}" if option.words else ""
         thousands = re.fullmatch(r"(\d{1,6})[kK]", text)
         hint = f": write {int(thousands[1]) * 1024}" if thousands else ""
-        raise ValueError(f"takes a number{also}, not {shown(value)}{hint}")
-    return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else text.strip()
+        raise ValueError(f"takes a {'whole ' if option.whole else ''}number{also}, not {shown(value)}{hint}")
+    return str(int(number)) if whole else text.strip()
 
 
 def shown(value: ArgValue) -> str:

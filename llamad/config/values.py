@@ -160,6 +160,8 @@ def _gpus(value: object) -> object:
         return value
     if not isinstance(value, list | tuple):
         words = f"{value!r} is neither all nor none nor a list such as [0] or [[0], [1]]"
+        if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.isdecimal()):
+            words = f"must be a list, not {value!r}: write [{value}]"
         raise ValueError(words)  # noqa: TRY004 - what pydantic collects
     nested = [isinstance(item, list | tuple) for item in value]
     if any(nested) and not all(nested):

@@ -130,22 +130,30 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
     [
         ({"flash_attn": "maybe"}, "takes on, off or auto, not 'maybe'"),
         ({"cache_type_k": True}, "takes f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1, not true"),
-        ({"ctx_size": "8k"}, "takes a number, not '8k': write 8192"),
-        ({"ctx_size": "1_000"}, "takes a number, not '1_000'"),
-        ({"ctx_size": "nan"}, "takes a number, not 'nan'"),
-        ({"ctx_size": False}, "takes a number, not false"),
+        ({"ctx_size": "8k"}, "takes a whole number, not '8k': write 8192"),
+        ({"ctx_size": "1_000"}, "takes a whole number, not '1_000'"),
+        ({"ctx_size": "nan"}, "takes a whole number, not 'nan'"),
+        ({"ctx_size": False}, "takes a whole number, not false"),
+        ({"ctx_size": 0.5}, "takes a whole number, not 0.5"),
+        ({"ctx_size": 1 << 40}, "takes a whole number, not 1099511627776"),
+        ({"seed": "abc"}, "takes a number, not 'abc'"),
+        ({"sleep_idle_seconds": "5m"}, "takes a number, not '5m'"),
+        (
+            {"spec_type": ("draft-mtp", "draft")},
+            "takes none, draft-simple, draft-eagle3, draft-mtp, draft-dflash, draft-dspark, ngram-simple, ngram-map-k, "
+            "ngram-map-k4v, ngram-mod or ngram-cache, not 'draft'",
+        ),
         ({"n_gpu_layers": "most"}, "takes a number or one of auto, all, not 'most'"),
         ({"jinja": "yes"}, "is a flag: true or false, not 'yes'"),
         ({"jinja": (True,)}, "is a flag: true or false, not a list"),
         ({"alias": True}, "takes a value (STRING), not true: write it in quotes if it is meant as text"),
         ({"ctx_size": (1024, 512)}, "takes one value, not a list: llama-server would keep the last one only"),
-        ({"ctx_size": {"a": 1}}, "takes N, not a mapping"),
-        ({"ctx_size": (1, (2, 3))}, "takes N, not a list"),
+        ({"ctx_size": {"a": 1}}, "takes a whole number, not a mapping"),
+        ({"ctx_size": (1, (2, 3))}, "takes a whole number, not a list"),
         ({"chat_template_kwargs": True}, "takes a value (STRING), not true: write it in quotes if it is meant as text"),
         (
             {"chat_template_kwargs": "{a: 1}"},
-            "takes JSON, and this is none: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
-            ": write it as a YAML mapping, without quotes",
+            "takes JSON, and this is none: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         ),
         ({"mmproj": ""}, "is empty: write a path, or leave the key out"),
         ({"log_file": "x.log"}, "must be an absolute path, not 'x.log': llama-server writes there"),
@@ -157,7 +165,8 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
 )
 def test_a_wrong_value(args: dict[str, ArgValue], message: str) -> None:
     [key] = args
-    assert argument_problems(TABLE, args, ()) == [Finding(("args", key), message, at_key=False)]
+    hint = "write it as a YAML mapping, without quotes" if key == "chat_template_kwargs" else None
+    assert argument_problems(TABLE, args, ()) == [Finding(("args", key), message, hint, at_key=False)]
     with pytest.raises(ValueError, match=r".") as caught:
         arguments(TABLE, args, (), MODELS)
     assert str(caught.value) == message
@@ -182,6 +191,13 @@ def test_an_unknown_option_has_no_words() -> None:
         (["--verbos"], [(0, "llama-server has no option --verbos", "did you mean --verbose?")]),
         (["--no-mmap"], [(0, "llama-server has no option --no-mmap", "write load_mode: none")]),
         (["-v", "x"], [(1, "'x' follows no option that takes a value")]),
+        (
+            ["\u2014ctx-size", "5"],
+            [(0, "'\u2014ctx-size' begins with a dash of typography, not with a hyphen", 'write "--ctx-size"')],
+        ),
+        (["\u2013c", "5"], [(0, "'\u2013c' begins with a dash of typography, not with a hyphen", 'write "-c"')]),
+        ([" --ctx-size", "5"], [(0, "' --ctx-size' has a space too many", 'write "--ctx-size"')]),
+        (["--ctx-size ", "5"], [(0, "'--ctx-size ' has a space too many", 'write "--ctx-size"')]),
         (["--temp"], [(0, "--temp is followed by no value")]),
         (["--control-vector-layer-range", "1"], [(1, "1 is followed by no value")]),
         (["--ctx-size 8192"], [(0, "'--ctx-size 8192' is two words in one", 'write two: "--ctx-size", "8192"')]),
@@ -264,7 +280,7 @@ def test_the_files_that_arguments_name() -> None:
     args: dict[str, ArgValue] = {
         "mmproj": "p.gguf", "lora": ("a.gguf", "/b.gguf"), "lora_scaled": "c.gguf:0.5,d.gguf",
         "slot_save_path": "/slots", "path": "www", "log_prompts_dir": "/prompts",
-        "ctx_size": 1, "hf_file": "x.gguf", "nonsense": "y", "model": "z.gguf",
+        "ctx_size": 1, "grammar_file": None, "hf_file": "x.gguf", "nonsense": "y", "model": "z.gguf",
     }  # fmt: skip
     extra = ["-md", "draft.gguf", "--grammar-file", "/g", "--ctx-size", "5", "-m", "z", "--media-path"]
     found = list(argument_files(TABLE, args, extra, MODELS))

@@ -36,7 +36,7 @@ def test_every_entry_of_a_real_help_is_read(table: OptionTable) -> None:
                 env="LLAMA_ARG_FLASH_ATTN",
             ),
         ),
-        ("c", Option(("-c", "--ctx-size"), argument="N", env="LLAMA_ARG_CTX_SIZE")),
+        ("c", Option(("-c", "--ctx-size"), argument="N", env="LLAMA_ARG_CTX_SIZE", whole=True)),
         ("jinja", Option(("--jinja",), ("--no-jinja",), env="LLAMA_ARG_JINJA")),
         (
             "kv_offload",
@@ -140,6 +140,19 @@ def test_what_stands_between_several_values(table: OptionTable, key: str, separa
 )
 def test_what_older_builds_gather(words: str) -> None:
     assert option(parse_help(f"{MINIMAL}--some FNAME   {words}\n"), "some").repeats
+
+
+def test_whole_numbers_are_told_by_their_default(table: OptionTable) -> None:
+    keys = ("ctx-size", "top-k", "temp", "rope-scale", "seed", "min-p", "timeout")
+    assert [option(table, key).whole for key in keys] == [True, True, False, False, False, False, True]
+    assert all(option(table, key).numeric for key in (*keys, "sleep-idle-seconds", "main-gpu", "poll"))
+
+
+def test_an_option_that_lists_all_it_takes(table: OptionTable) -> None:
+    kinds = option(table, "spec-type").choices
+    assert kinds is not None
+    assert kinds[:3] == ("none", "draft-simple", "draft-eagle3")
+    assert option(table, "device").choices is None
 
 
 def test_what_is_json(table: OptionTable) -> None:
