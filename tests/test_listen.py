@@ -10,7 +10,10 @@ import pytest
 
 from llamad.control.client import RefusedError
 from llamad.errors import ExitCode
+from llamad.gateway.listen import descriptor_name
+from llamad.host.address import TcpAddress
 from tests.llamads import Llamad, a_llamad
+from tests.service_manager import service_manager
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.daemon
@@ -111,4 +114,22 @@ def test_at_a_start_what_cannot_be_bound_is_tried_again(tmp_path: Path, port: in
             listening(one, f"127.0.0.1:{port}", aliases=["again"])  # nothing new about what does not work yet
             assert one.client.post("reload")["problems"] == []
         wait_until(lambda: answers(port))
+        assert one.end() == 0
+
+
+def test_what_systemd_keeps_of_an_old_address_takes_no_client(port: int) -> None:
+    """It is a socket that listens like the one that was closed, and nobody takes its connections."""
+    with service_manager() as manager, a_llamad(manager) as one:
+        listening(one, f"127.0.0.1:{port}")
+        one.start()
+        one.wait_for("a")
+        name = descriptor_name(TcpAddress("127.0.0.1", port))
+        wait_until(lambda: manager.pump() and name in manager.stored)
+        for host in ("0.0.0.0", "127.0.0.1", "0.0.0.0"):
+            listening(one, f"{host}:{port}")
+            one.client.post("reload", wait=True)
+            wait_until(lambda host=host: one.events(f"listening on {host}:{port}"))  # type: ignore[misc]
+            for _ in range(20):
+                assert answers(port)  # whatever systemd has done by now
+            one.log_file.write_text("")
         assert one.end() == 0

@@ -43,6 +43,8 @@ class Client(asyncio.Protocol):
 
     __slots__ = (
         "_among",
+        "_asks_at",
+        "_half_closed",
         "_shared",
         "_stage",
         "_transport",
@@ -68,6 +70,9 @@ class Client(asyncio.Protocol):
         self.peer = ""
         self.deadline = inf
         self.writing_paused = False
+        self._half_closed: float | None = None
+        """When the client closed its sending side."""
+        self._asks_at = inf
 
     # --- what the transport says ---
 
@@ -102,8 +107,20 @@ class Client(asyncio.Protocol):
             if len(self.buffer) > _MAX_AHEAD:
                 self._transport.pause_reading()
 
-    def eof_received(self) -> None:
-        self._abandon()  # who does not wait for an answer gets none, and no GPU works for it
+    def eof_received(self) -> bool:
+        """The client sends no more. It may have left, or wait for its answer (RFC 9112 section 9.6 lets it): a request
+        that is complete goes on, until it is known that nobody reads the answer. Over a unix socket that is known at
+        once. TCP tells only when something is sent: bytes of the answer, or, while there are none, a `100 Continue` (a
+        comment between two events of a stream), which says nothing, after `Limits.half_closed` seconds and again each
+        time the wait has doubled. Where neither can be sent (HTTP/1.0, the middle of a body), the kernel finds out: it
+        asks after 15 s, and a client's kernel has forgotten a connection that was closed after a minute.
+        """
+        waits = self._stage is _ANSWER or (self._stage is _AHEAD and bool(self.buffer))
+        if waits and not self._polled(0):
+            self._note_half_closed()
+            return True
+        self._abandon()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.left(self)
@@ -126,10 +143,16 @@ class Client(asyncio.Protocol):
     # --- what the sweep says ---
 
     def check(self, now: float) -> None:
-        """End the connection where its time is over, or where the client has left behind what was not read yet."""
-        if len(self.buffer) > _MAX_AHEAD and self._has_left():
-            self.drop()
-            return
+        """End the connection where its time is over, or its client is gone."""
+        if self._half_closed is not None:
+            if self._polled(0):
+                self.drop()
+                return
+            if now >= self._asks_at and self._turn is not None:
+                self._asks_at = 2 * now - self._half_closed
+                self._turn.ask_reader()
+        elif len(self.buffer) > _MAX_AHEAD and self._polled(select.POLLRDHUP):
+            self._note_half_closed()  # while nothing is read, no event tells
         if now < self.deadline:
             return
         match self._stage:
@@ -169,6 +192,10 @@ class Client(asyncio.Protocol):
 
     def expect_body(self) -> None:
         """More of the body is to come."""
+        if self._half_closed is not None:  # it will not
+            self._abandon()
+            self._leave(lingering=False)
+            return
         self._stage = Stage.BODY
         self.deadline = self._shared.loop.time() + self._shared.limits.body_timeout
 
@@ -184,6 +211,9 @@ class Client(asyncio.Protocol):
         self._stand_among(self._shared.strangers if turn.exchange.key is None else self._shared.known)
         if not keep_alive:
             self._leave(lingering=lingering or bool(self.buffer))
+            return
+        if self._half_closed is not None and not self.buffer:
+            self._leave(lingering=False)
             return
         self._await_request()
         if self.writing_paused:  # who does not read gets no more
@@ -248,7 +278,9 @@ class Client(asyncio.Protocol):
         self.deadline = shared.loop.time() + (limits.last_request if shared.draining else limits.idle_timeout)
 
     def _await_head(self) -> None:
-        if self._stage is Stage.IDLE and self.buffer:
+        if self._half_closed is not None:  # there is no more to come
+            self._leave(lingering=False)
+        elif self._stage is Stage.IDLE and self.buffer:
             self._stage = Stage.HEAD
             self.deadline = self._shared.loop.time() + self._shared.limits.head_timeout
 
@@ -262,10 +294,17 @@ class Client(asyncio.Protocol):
             self._await_request()
             self._read_head(0)
 
-    def _has_left(self) -> bool:
-        """Whether the client has closed its side: while nothing is read, no event tells."""
+    def _note_half_closed(self) -> None:
+        now = self._shared.loop.time()
+        self._half_closed = now
+        self._asks_at = now + self._shared.limits.half_closed
+        if self._turn is not None and not self.buffer:
+            self._turn.drain()
+
+    def _polled(self, events: int) -> bool:
+        """Whether the socket says `events`, or that it is closed for both directions."""
         poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        poll.register(self._transport.get_extra_info("socket").fileno(), events)
         return bool(poll.poll(0))
 
     def _refuse(self, error: MalformedError) -> None:
@@ -288,6 +327,7 @@ class Client(asyncio.Protocol):
         if len(self.buffer) > _MAX_AHEAD:
             self._transport.resume_reading()
         self.buffer = b""
+        lingering = lingering and self._half_closed is None
         all_sent = lingering and not self._transport.get_write_buffer_size()
         self.deadline = self._shared.loop.time() + (limits.linger if all_sent else limits.body_timeout)
         if lingering and self._transport.can_write_eof() and not self._transport.is_closing():

@@ -94,7 +94,7 @@ class Listener:
 
     async def withdraw(self) -> None:
         """This address is not wanted any more: close it, and leave no socket's file behind."""
-        await self.close()
+        await self._close(for_all=True)
         if isinstance(self._address, UnixAddress) and self._file is not None and self._file == file_of(self._address):
             with contextlib.suppress(OSError):  # llamad may not write there any more: a successor replaces the file
                 self._address.path.unlink()
@@ -103,10 +103,13 @@ class Listener:
         """Take no more connections here; those that are there, or wait to be taken, stay. A unix socket's file stays
         too: a successor may have inherited the socket, and one that has not replaces the file.
         """
+        await self._close(for_all=False)
+
+    async def _close(self, *, for_all: bool) -> None:
         if self._retrying is not None:
             self._retrying.cancel()
         for acceptor in self._acceptors:
-            await acceptor.close()
+            await acceptor.close(for_all=for_all)
 
     async def _retry(self) -> None:
         delay = FIRST_RETRY

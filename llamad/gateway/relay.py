@@ -113,6 +113,13 @@ class Relay:
         """Whether the head of the answer was passed on."""
         return self._following is not None
 
+    def ask_reader(self) -> None:
+        """Send the client a comment, where the answer is a stream of events and stands between two of them."""
+        answer, tail = self._answer, self._tail
+        stream = answer is not None and answer.events and answer.chunked and self._request.head.version >= (1, 1)
+        if stream and tail and tail[-1].endswith(b"\n\n\r\n"):
+            self._caller.write(b"3\r\n:\n\n\r\n")
+
     def pause(self) -> None:
         """The client does not keep up."""
         if self._upstream is not None:

@@ -42,6 +42,8 @@ class Limits:
     """
     stall_timeout: float = 120.0
     """Without taking a byte of the answer."""
+    half_closed: float = 2.0
+    """Until a client that has closed its sending side, and gets no byte of its answer, is asked whether it reads."""
     linger: float = 2.0
     """For reading what a refused client still sends, so that the answer reaches it."""
     sweep: float = 0.5

@@ -262,6 +262,13 @@ class Turn:
         if self._relay is None or not self._relay.answering:
             self.keeps_alive = False
 
+    def ask_reader(self) -> None:
+        """Send the client something that says nothing: one that is gone answers with a reset."""
+        if self._relay is not None and self._relay.answering:
+            self._relay.ask_reader()
+        elif self._request.head.version >= (1, 1):
+            self.write(CONTINUE)
+
     def pause(self) -> bool:
         """The client does not keep up; returns whether it is to be given time for it."""
         if self._relay is not None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 from llamad.host.descriptors import is_lack, own_limit
@@ -50,8 +51,10 @@ class Acceptor:
         sock.listen(BACKLOG)
         self._loop.add_reader(sock, self._take)
 
-    async def close(self) -> None:
-        """Take what waits already, and nothing from now on; connections that were taken stay."""
+    async def close(self, *, for_all: bool = False) -> None:
+        """Take what waits already, and nothing from now on; connections that were taken stay. `for_all`: nobody else
+        who has the socket (systemd keeps it for a successor) listens on it any more either, and its port is free.
+        """
         if self.sock.fileno() < 0:
             return
         if self._paused is not None:
@@ -60,6 +63,9 @@ class Acceptor:
         self._loop.remove_reader(self.sock)
         if self._paused is not None:
             self._paused.cancel()
+        if for_all:
+            with suppress(OSError):  # nobody listened on it any more
+                self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
         await asyncio.gather(*self._arriving, return_exceptions=True)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from llamad.gateway.shared import Limits
 from llamad.gateway.types import Refusal
-from tests.gateway.gate import BOUND, Gate, get, post
+from llamad.host.address import UnixAddress
+from tests.gateway.gate import BOUND, Gate, Rules, a_gate, get, post
 from tests.gateway.memory import Line
 from tests.gateway.origin import EVENT, STREAM_HEAD, Origin, Seen, chunk, plain
 
@@ -148,3 +150,81 @@ async def test_server_is_held_back_while_the_client_does_not_read(gate: Gate, or
     wire.send(post())
     assert len((await wire.reply()).body) == big
     assert origin.connections == 1
+
+
+QUICK = Limits(half_closed=0.05, sweep=0.01)
+AFTER = [b"", post(b"again"), post(b"again")[:-3]]
+"""What a client sent ahead of its end: nothing, a whole request, one that never becomes whole."""
+
+
+@pytest.mark.parametrize("unix", [False, True])
+@pytest.mark.parametrize("ahead", AFTER)
+@pytest.mark.parametrize("waits", [0.0, 0.3])
+async def test_client_that_closes_its_sending_side_gets_its_answer(
+    origin: Origin, *, unix: bool, ahead: bytes, waits: float
+) -> None:
+    """`nc -N`, and some proxies: the end of what is sent was taken for the client's leaving."""
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(waits)
+        writer.write(plain(200, seen.body))
+
+    origin.behave = behave
+    async with a_gate(Rules([UnixAddress(origin.path)]), QUICK) as gate:
+        wire = await gate.wire(unix=unix)
+        wire.send(post(b"once") + ahead)
+        wire.writer.write_eof()
+        got = await wire.ended()
+        answers = [one for one in got.split(b"HTTP/1.1 ") if one and not one.startswith(b"100 ")]
+        expected = [b"once", b"again"][: 1 + (ahead == AFTER[1])]
+        assert [one.partition(b"\r\n\r\n")[2] for one in answers] == expected
+        assert not waits or b"100 Continue" in got
+
+
+@pytest.mark.parametrize("unix", [False, True])
+async def test_client_that_closes_its_sending_side_gets_a_stream_to_its_end(origin: Origin, *, unix: bool) -> None:
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(EVENT))
+        await asyncio.sleep(0.3)
+        for part in (chunk(EVENT[:5]), chunk(EVENT[5:]), b"0\r\n\r\n"):
+            writer.write(part)
+            await asyncio.sleep(0.1)
+
+    origin.behave = behave
+    async with a_gate(Rules([UnixAddress(origin.path)]), QUICK) as gate:
+        wire = await gate.wire(unix=unix)
+        wire.send(post())
+        wire.writer.write_eof()
+        reply = await wire.reply()
+        assert reply.complete
+        assert reply.body.replace(b":\n\n", b"") == EVENT * 2
+        assert b":\n\n" in reply.body
+
+
+@pytest.mark.parametrize("started", ["nothing", "a head", "an event", "half an event"])
+@pytest.mark.parametrize("unix", [False, True])
+async def test_client_that_left_is_found_out_soon(origin: Origin, started: str, *, unix: bool) -> None:
+    """No GPU works for nobody: over TCP the end of a connection looks like half a close until something is sent."""
+    beginning = {"nothing": b"", "a head": STREAM_HEAD, "an event": STREAM_HEAD + chunk(EVENT)}
+    working = asyncio.Event()
+
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(beginning.get(started, STREAM_HEAD + chunk(EVENT[:5])))
+        working.set()
+        while started in ("a head", "half an event"):  # what comes tells
+            await asyncio.sleep(0.05)
+            writer.write(chunk(b":"))
+        await asyncio.Event().wait()
+
+    origin.behave = behave
+    async with a_gate(Rules([UnixAddress(origin.path)]), QUICK) as gate:
+        wire = await gate.wire(unix=unix)
+        wire.send(post())
+        await working.wait()
+        if started != "nothing":
+            await wire.head()
+        began = asyncio.get_running_loop().time()
+        await wire.close()
+        await gate.until(lambda: origin.left == 1)
+        assert asyncio.get_running_loop().time() - began < 2
+        assert gate.rules.records[0].error == "client-left"
