@@ -30,6 +30,7 @@ from llamad.host.cgroup import Groups, own_group
 from llamad.host.descriptors import raise_limit
 from llamad.host.dirs import Directories, own_directories
 from llamad.host.fdstore import received
+from llamad.host.gpu_use import gpu_use
 from llamad.host.lock import only_one
 from llamad.host.memory import free_memory
 from llamad.host.notify import Notifier, SystemdEnvironment, take_systemd_environment, watchdog_interval
@@ -146,6 +147,7 @@ class Daemon:
                 examine=lambda launch, address: examine(launch, address, environ),
                 list_gpus=GpuLists(environ).ask,
                 memory_free=free_memory,
+                gpu_use=gpu_use,
                 make_folder=lambda path: path.mkdir(mode=0o700, parents=True, exist_ok=True),
                 reread=self._reread,
                 chance=random.random,

@@ -42,6 +42,7 @@ class ReplicaFigures:
     tokens_per_s: float | None = None
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
     slots = GaugeMetricFamily("llamad_replica_slots", "Requests it can work on at once.", labels=replica)
     busy = GaugeMetricFamily("llamad_replica_busy_slots", "Slots that work.", labels=replica)
     speed = GaugeMetricFamily("llamad_replica_tokens_per_second", "Tokens generated a second.", labels=replica)
+    asleep = GaugeMetricFamily("llamad_replica_asleep", "1 while it sleeps until a request comes.", labels=replica)
     memory = GaugeMetricFamily("llamad_replica_memory_bytes", "Resident memory.", labels=replica)
     cpu = CounterMetricFamily("llamad_replica_cpu_seconds", "Processor time of its process.", labels=replica)
     for server in servers:
@@ -242,6 +244,7 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
         for one in server.replicas:
             labels = [server.name, str(one.index)]
             in_flight.add_metric(labels, one.in_flight)
+            asleep.add_metric(labels, float(one.asleep))
             for name in states:
                 state.add_metric([*labels, name], float(name == one.state))
             optional = (
@@ -254,4 +257,4 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
             for family, value in optional:
                 if value is not None:
                     family.add_metric(labels, value)
-    yield from (queued, in_flight, state, slots, busy, speed, memory, cpu)
+    yield from (queued, in_flight, state, asleep, slots, busy, speed, memory, cpu)

@@ -14,6 +14,7 @@ from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
 from llamad.host.address import Address
 from llamad.host.dirs import Directories
+from llamad.host.gpu_use import GpuUse
 from llamad.host.pidfd import Exit
 from llamad.host.pulse import Pulse
 from llamad.servers.around import Around
@@ -106,6 +107,15 @@ class Behaviour:
     stuck_from: float | None = None
     stuck_until: float = math.inf
     busy_until: float = 0.0
+    cores: float = 0.0
+    """How many processors it keeps busy, until `works_until`."""
+    works_until: float = math.inf
+    hides_cpu: bool = False
+    status_from: float | None = None
+    """From then on a request of llamad's own is answered with status 500; `deaf_from`: not at all."""
+    deaf_from: float | None = None
+    sleeps_after: float = math.inf
+    """Seconds without a look at `/slots`, which wakes it."""
 
 
 class FakeChild:
@@ -119,6 +129,7 @@ class FakeChild:
         self.behaviour = behaviour
         self.started = self._loop.time()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
+        self.woken_at = self.started
         self.got_term = False
         self.got_kill = False
         self.closed = False
@@ -152,11 +163,14 @@ class FakeChild:
         self._end(how)
 
     def memory_and_reads(self) -> tuple[int, int] | None:
-        size = int(self.age * (10 << 20)) if self.behaviour.grows else 1 << 20
+        loaded = min(self.age, self.behaviour.loads_for)
+        size = int(loaded * (10 << 20)) if self.behaviour.grows else 1 << 20
         return size, size
 
     def cpu_seconds(self) -> float | None:
-        return self.age / 10
+        if self.behaviour.hides_cpu:
+            return None
+        return min(self.age, self.behaviour.works_until) * self.behaviour.cores
 
     def oom_kills(self) -> int:
         return self.behaviour.oom_kills
@@ -194,7 +208,9 @@ class Machine:
         self.environments.append(environment)
         return child
 
-    async def probe(self, address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
+    async def probe(
+        self, address: Address, path: str, *, timeout: float, key: str | None = None, body: bytes | None = None
+    ) -> ProbeAnswer:
         self.asked.append((asyncio.get_running_loop().time(), path))
         await asyncio.sleep(0)
         if address in self.scripts:
@@ -210,13 +226,29 @@ class Machine:
             return ProbeAnswer(503, b'{"error":{"code":503}}')
         if path == "/slots" and not behaviour.has_slots:
             return ProbeAnswer(501, b'{"error":{"code":501}}')
+        if path == "/props":
+            asleep = child.age + child.started - child.woken_at >= behaviour.sleeps_after
+            return ProbeAnswer(200, b'{"is_sleeping":%s}' % (b"true" if asleep else b"false"))
+        if path == "/slots":
+            child.woken_at = child.started + child.age
+        if body is not None:
+            return await self._own_request(child, path, timeout)
         return ProbeAnswer(200, self._slots(child) if path == "/slots" else b'{"status":"ok"}')
+
+    async def _own_request(self, child: FakeChild, path: str, timeout: float) -> ProbeAnswer:
+        behaviour = child.behaviour
+        if behaviour.deaf_from is not None and child.age >= behaviour.deaf_from:
+            await asyncio.wait((child.ended,), timeout=timeout)
+            raise ProbeError(f"did not answer in {timeout:g} s")
+        if behaviour.status_from is not None and child.age >= behaviour.status_from:
+            return ProbeAnswer(500, b'{"error":{"code":500,"message":"Compute error.","type":"server_error"}}')
+        return ProbeAnswer(200, b'{"content":"a"}')
 
     def _slots(self, child: FakeChild) -> bytes:
         behaviour = child.behaviour
         stuck = behaviour.stuck_from is not None and behaviour.stuck_from <= child.age < behaviour.stuck_until
         busy = stuck or child.age < behaviour.busy_until
-        decoded = 7 if stuck else int(child.age * 10)
+        decoded = 7 if stuck else int(min(child.age, behaviour.busy_until) * 10)
         return (
             b'[{"id":0,"id_task":1,"is_processing":%s,"n_prompt_tokens_processed":3,"next_token":[{"n_decoded":%d}]}]'
             % (b"true" if busy else b"false", decoded)
@@ -248,6 +280,8 @@ class World:
     """What is thrown next; then 0.5."""
     no_secrets: list[str]
     """Credentials that are not there."""
+    uses: dict[int, GpuUse]
+    """What processes do with GPUs, by pid; one that is not there holds none."""
 
     @property
     def board(self) -> Board:
@@ -276,6 +310,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
     free: dict[Device, int] = {}
     chances: list[float] = []
     no_secrets: list[str] = []
+    uses: dict[int, GpuUse] = {}
     board = Board()
     loop = asyncio.get_running_loop()
     nowhere = Path("/nonexistent-llamad")
@@ -301,6 +336,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
         examine=lambda launch, address: examinations.pop(0) if examinations else None,
         list_gpus=list_gpus,
         memory_free=free.get,
+        gpu_use=lambda pid, gpus: uses.get(pid, GpuUse(held=False)),
         reread=lambda: rereads.append(loop.time()),
         make_folder=lambda path: None,
         chance=lambda: chances.pop(0) if chances else 0.5,
@@ -312,7 +348,7 @@ def a_world(*behaviours: Behaviour, usual: Behaviour | None = None) -> Iterator[
 
     with board.observe(note):
         world = World(
-            machine, around, states, inspections, examinations, None, None, rereads, free, chances, no_secrets
+            machine, around, states, inspections, examinations, None, None, rereads, free, chances, no_secrets, uses
         )
         yield world
         world.assert_clean()

@@ -70,8 +70,8 @@ async def two_servers() -> AsyncIterator[tuple[Fleet, float]]:
 def begin(fleet: Fleet, server: str, *, for_s: float) -> None:
     """A request that takes this long."""
     key = ReplicaKey(server, 0)
-    fleet.traffic(server).begin(key)
-    asyncio.get_running_loop().call_later(for_s, fleet.traffic(server).end, key)
+    flight = fleet.traffic(server).begin(key)
+    asyncio.get_running_loop().call_later(for_s, fleet.traffic(server).end, flight)
 
 
 @pytest.mark.parametrize(

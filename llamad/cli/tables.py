@@ -98,7 +98,7 @@ def details(status: Document) -> Iterator[str]:
         }
         yield from _facts("  ", facts)
         for replica in server["replicas"]:
-            yield f"  replica {replica['index']}: {replica['state']}"
+            yield f"  replica {replica['index']}: {replica['state']}{', asleep' if replica['asleep'] else ''}"
             yield from _facts("    ", _replica_facts(replica))
 
 

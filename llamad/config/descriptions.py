@@ -76,10 +76,10 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "retry_failed_every": "how often a failed server is tried again; null: not",
     },
     "HealthPolicy": {
-        "interval": "between two probes",
+        "interval": "between two probes; at least 1s, or llama-server would finish answers whose clients have left",
         "timeout": "of one probe",
-        "load_stall_timeout": "a load without progress for this long has failed",
-        "hang_timeout": "a server without progress for this long is replaced",
+        "load_stall_timeout": "a load without progress for this long has failed; one that computes gets 12 times that",
+        "hang_timeout": "a server without progress for this long is replaced; one that computes makes progress",
         "failures": "probes without an answer before it gets no new requests",
     },
     "StopPolicy": {

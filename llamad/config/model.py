@@ -108,7 +108,7 @@ class HealthPolicy(Section):
     `hang_timeout` it is replaced.
     """
 
-    interval: Annotated[Duration, Field(gt=0)] = 5.0
+    interval: Annotated[Duration, Field(ge=1)] = 5.0
     timeout: Annotated[Duration, Field(gt=0)] = 2.0
     load_stall_timeout: Annotated[Duration, Field(gt=0)] = 300.0
     hang_timeout: Annotated[Duration, Field(gt=0)] = 60.0

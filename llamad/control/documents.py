@@ -38,6 +38,7 @@ class ReplicaDocument(TypedDict):
     in_flight: int
     slots: int | None
     busy_slots: int | None
+    asleep: bool
     tokens_per_s: float | None
     load_progress: float | None
     gpus: str | list[str | int] | None

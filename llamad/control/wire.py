@@ -124,13 +124,21 @@ def _replica_document(replica: Replica, view: ServerView, *, now: float) -> Repl
         "memory_bytes": replica.memory_bytes,
         "cpu_s": None if replica.cpu_seconds is None else round(replica.cpu_seconds, 1),
         "retry_in_s": None if replica.retry_at is None else round(max(0.0, replica.retry_at - now), 1),
-        "in_flight": 0 if view.traffic is None else view.traffic.in_flight(replica.key),
+        "in_flight": 0 if view.traffic is None else view.traffic.load(replica.key),
         "slots": replica.slots,
         "busy_slots": replica.busy_slots,
-        "tokens_per_s": None if replica.tokens_per_s is None else round(replica.tokens_per_s, 1),
+        "asleep": replica.asleep,
+        "tokens_per_s": _speed(replica, view),
         "load_progress": None if replica.load_progress is None else round(replica.load_progress, 3),
         "gpus": _gpus(view.config, replica.key.index),
     }
+
+
+def _speed(replica: Replica, view: ServerView) -> float | None:
+    """Tokens a second; not known of work that has begun since the last look."""
+    if replica.tokens_per_s is None or (not replica.busy_slots and view.traffic and view.traffic.load(replica.key)):
+        return None
+    return round(replica.tokens_per_s, 1)
 
 
 def _uptime(replica: Replica, now: float) -> float | None:

@@ -27,12 +27,13 @@ def read_figures(backends: Backends) -> list[ServerFigures]:
                 ReplicaFigures(
                     index,
                     best.state,
-                    sum(traffic.in_flight(one.key) for one in group),
+                    sum(traffic.load(one.key) for one in group),
                     best.slots,
                     best.busy_slots,
                     best.tokens_per_s,
                     best.memory_bytes,
                     best.cpu_seconds,
+                    best.asleep,
                 )
             )
         out.append(ServerFigures(name, traffic.queued, shown))

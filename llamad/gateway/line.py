@@ -31,21 +31,30 @@ from llamad.servers.traffic import Traffic
 class Grant:
     """A Lease: one request on one replica."""
 
-    __slots__ = ("_line", "_open", "_traffic", "replica")
+    __slots__ = ("_line", "_open", "_traffic", "flight", "replica")
 
     def __init__(self, line: "Line", replica: Replica, traffic: Traffic) -> None:
         self.replica = replica
         self._line = line
         self._traffic = traffic
         self._open = True
-        traffic.begin(replica.key)
+        self.flight = traffic.begin(replica.key)
 
-    def release(self) -> None:
-        """The request is over. Once only: a second time would free a slot that is not free."""
+    def release(self, *, goes_on: bool = False) -> None:
+        """The request is over, or `goes_on` in the engine without its client. Once only: a second time would free a
+        slot that is not free.
+        """
         assert self._open, f"a lease of {self.replica.key} was released twice"
         self._open = False
-        self._traffic.end(self.replica.key)
+        if goes_on:
+            self._traffic.leave(self.flight)
+        else:
+            self._traffic.end(self.flight)
         self._line.pump()
+
+    def failed(self) -> None:
+        """The answer is an error of status 500."""
+        self._traffic.failed(self.replica.key)
 
 
 class Line:
@@ -71,6 +80,7 @@ class Line:
         self.moves = 0
         """How often its replicas changed on the board."""
         self._traffic = traffic
+        traffic.freed = self.pump
         self._view = view
         self._explain = explain
         self._start = start
@@ -90,7 +100,7 @@ class Line:
     def ask(self, key: str | None, decided: Decided, *, retry: bool, avoid: Replica | None) -> Lease | Refusal | Ticket:
         """See Admission.ask."""
         if avoid is None and (retry or not self._traffic.queued):  # the same as `waiting`, which has to count
-            place = pick(self._places, self._traffic.in_flight)
+            place = pick(self._places, self._traffic.load)
             if place is not None:
                 return Grant(self, place.replica, self._traffic)
         return self._queue_up(key, decided, retry=retry, avoid=avoid)
@@ -102,7 +112,7 @@ class Line:
         if outlook(self._view(), now) is Outlook.FAILED:
             return self._told(failure_refusal(self._explain(), now))
         waiter = Waiter(self, key, decided, now=now, timeout=self.settings.timeout, avoid=avoid)
-        if avoid is not None and (place := pick(self._places, self._traffic.in_flight, waiter.shuns)) is not None:
+        if avoid is not None and (place := pick(self._places, self._traffic.load, waiter.shuns)) is not None:
             return Grant(self, place.replica, self._traffic)
         self._have_it_started(now)
         if not retry:
@@ -124,6 +134,7 @@ class Line:
             self._traffic.queued = 0
             self._traffic = traffic
             traffic.queued = self.waiting
+            traffic.freed = self.pump
 
     def look(self) -> None:
         """The replicas changed: let go who can, refuse who need not wait any more, ask the fleet where it must."""
@@ -172,7 +183,7 @@ class Line:
             return
         self._pumping = True
         try:
-            while (chosen := self._waiting.take_next(self._places, self._traffic.in_flight)) is not None:
+            while (chosen := self._waiting.take_next(self._places, self._traffic.load)) is not None:
                 waiter, place = chosen
                 waiter.waits = False
                 self._traffic.queued = self.waiting

@@ -102,18 +102,18 @@ def places(config: ServerConfig, replicas: Iterable[Replica]) -> list[Place]:
     out = []
     for one in replicas:
         if one.state is State.READY and one.address is not None:
-            limit = config.max_concurrent or one.slots
+            limit = config.max_concurrent or one.slots or None
             out.append(Place(one, limit, one.slots or limit or 1))
     return out
 
 
 def pick(
-    there: Sequence[Place], in_flight: Callable[[ReplicaKey], int], avoid: Callable[[Replica], bool] | None = None
+    there: Sequence[Place], load_of: Callable[[ReplicaKey], int], avoid: Callable[[Replica], bool] | None = None
 ) -> Place | None:
-    """The place with the fewest requests in flight for its slots; None when all are full or to be avoided."""
+    """The place with the fewest requests for its slots; None when all are full or to be avoided."""
     best, best_load = None, 0.0
     for place in there:
-        count = in_flight(place.replica.key)
+        count = load_of(place.replica.key)
         if place.limit is not None and count >= place.limit:
             continue
         if avoid is not None and avoid(place.replica):

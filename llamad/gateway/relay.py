@@ -17,6 +17,7 @@ from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Exchange, Headers, Lease, Refusal, Ticket, ToServer
 from llamad.gateway.upstream import Upstream
 from llamad.servers.board import Replica
+from llamad.servers.traffic import Flight
 
 _JOINED = 64 << 10
 """Up to this size a body is copied behind its head, to be sent by one system call."""
@@ -61,9 +62,13 @@ class Visit:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
+        self.flight = Flight(replica.key, 0.0)
 
-    def release(self) -> None:
+    def release(self, *, goes_on: bool = False) -> None:
         """It is over."""
+
+    def failed(self) -> None:
+        """It was answered with status 500, which says nothing of the model."""
 
 
 class Relay:
@@ -97,8 +102,11 @@ class Relay:
         self._ask()
 
     def abandon(self) -> None:
-        """The client has left: so does everything that works for it."""
-        self._let_go()
+        """The client has left: so does everything that works for it, but for a conversation, which llama-server goes on
+        with until its client asks for the rest (llama.cpp's PR 23226).
+        """
+        sent = self._upstream is not None
+        self._let_go(goes_on=sent and self._request.head.header(b"x-conversation-id") is not None)
 
     def interrupt(self, why: str) -> None:
         """The gateway ends: the answer breaks off, or is that it does."""
@@ -213,6 +221,8 @@ class Relay:
 
     def received(self, data: bytes) -> None:
         """Bytes of the answer came."""
+        if (lease := self._lease) is not None:
+            lease.flight.received += len(data)
         try:
             following = self._following
             if following is not None:
@@ -260,6 +270,8 @@ class Relay:
             caller.keeps_alive = False
         exchange.first_byte = self._shared.loop.time()
         exchange.status = answer.status
+        if answer.status == 500 and self._lease is not None:
+            self._lease.failed()
         if caller.writing_paused:
             self.pause()
         kept = self._shared.kept_for if caller.keeps_alive else 0
@@ -300,18 +312,22 @@ class Relay:
             if error is None and type(self._following) is UntilClose:
                 self._complete(self._following, b"")
             else:
-                self._broke_off("the server closed the connection in the middle of its answer")
-        elif upstream is not None and upstream.reused and not self._buffer:
+                self._broke_off(self._fate or "the server closed the connection in the middle of its answer")
+        elif upstream is not None and upstream.reused and not self._buffer and self._fate is None:
             self._open(fresh=True)  # it was closed while idle, and only now we know
         else:
             self._died("it closed the connection before it answered")
 
     def _died(self, reason: str) -> None:
         """No byte of an answer was passed on, and this replica will give none: try once more, elsewhere or later."""
+        fate = self._fate
         avoid = None if self._lease is None else self._lease.replica
         self._let_go()
         self._buffer = b""
-        if self._route.replica is not None:
+        if fate is not None:
+            self._exchange.error = "upstream-hung"
+            self._caller.answer(self._shared.policy.error(504, fate, kind="upstream_error"))
+        elif self._route.replica is not None:
             self._fail(f"the server {self._route.server!r} gave no answer: {reason}")
         elif self._retried:
             self._fail(f"the server {self._route.server!r} gave no answer, twice: {reason}")
@@ -319,6 +335,14 @@ class Relay:
             self._retried = True
             self._exchange.retries += 1
             self._ask(avoid)
+
+    @property
+    def _fate(self) -> str | None:
+        """Why llamad itself ended the process that worked on this request: what it did once it would do again, so it is
+        not sent to another.
+        """
+        why = None if self._lease is None else self._lease.flight.fate
+        return None if why is None else f"llamad ended the server that worked on it, and does not repeat it: {why}"
 
     def _broken(self, message: str) -> None:
         """The answer makes no sense."""
@@ -349,7 +373,7 @@ class Relay:
         self._caller.write(repair + event)
         self._caller.answered(keep_alive=False)
 
-    def _let_go(self) -> None:
+    def _let_go(self, *, goes_on: bool = False) -> None:
         """Give back whatever is held. The lease last: it may wake another request at once."""
         ticket, self._ticket = self._ticket, None
         opening, self._opening = self._opening, None
@@ -362,7 +386,7 @@ class Relay:
         if upstream is not None:
             upstream.drop()
         if lease is not None:
-            lease.release()
+            lease.release(goes_on=goes_on)
 
 
 def error_event(message: str) -> bytes:

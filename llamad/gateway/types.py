@@ -8,7 +8,7 @@ from llamad.config.model import ServerConfig
 from llamad.gateway.enginepaths import Kind
 from llamad.servers.board import Board, Replica
 from llamad.servers.explain import Condition
-from llamad.servers.traffic import Traffic
+from llamad.servers.traffic import Flight, Traffic
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What is spoken here; a request with another method is refused by the parser."""
@@ -111,8 +111,17 @@ class Lease(Protocol):
         """Where to send it."""
         ...
 
-    def release(self) -> None:
-        """The request is over, however it ended."""
+    @property
+    def flight(self) -> Flight:
+        """The request, as whoever watches the replica sees it."""
+        ...
+
+    def release(self, *, goes_on: bool = False) -> None:
+        """The request is over, however it ended; or its client has left, and the engine `goes_on` with it."""
+        ...
+
+    def failed(self) -> None:
+        """It was answered with status 500."""
         ...
 
 

@@ -94,14 +94,14 @@ class Waiting:
         last = self._queue.make_room(key)
         return last is not None, last
 
-    def take_next(self, there: Sequence[Place], in_flight: Callable[[ReplicaKey], int]) -> tuple[Waiter, Place] | None:
+    def take_next(self, there: Sequence[Place], load_of: Callable[[ReplicaKey], int]) -> tuple[Waiter, Place] | None:
         """Take out whoever goes next, with its place; None when nobody can go."""
         for waiter in self._shy:
-            place = pick(there, in_flight, waiter.shuns)
+            place = pick(there, load_of, waiter.shuns)
             if place is not None:
                 self._shy.remove(waiter)
                 return waiter, place
-        if not self._queue or (place := pick(there, in_flight)) is None:
+        if not self._queue or (place := pick(there, load_of)) is None:
             return None
         return self._queue.pop(), place
 

@@ -9,11 +9,12 @@ from typing import Protocol
 from llamad.config.model import ServerConfig
 from llamad.host.address import Address
 from llamad.host.dirs import Directories
+from llamad.host.gpu_use import Gpus, GpuUse
 from llamad.host.pidfd import Exit
 from llamad.host.pulse import Pulse
 from llamad.servers.board import Board, Failure, ReplicaKey
 from llamad.servers.command import Launch
-from llamad.servers.probe import Prober
+from llamad.servers.probe import Poster
 from llamad.servers.residency import Device
 
 
@@ -72,7 +73,7 @@ class Around:
     board: Board
     directories: Directories
     launcher: Launcher
-    prober: Prober
+    prober: Poster
     pulse: Pulse
     environ: Mapping[str, str]
     """What children inherit, systemd's own variables already taken out."""
@@ -87,6 +88,8 @@ class Around:
     list_gpus: GpuLister
     memory_free: Callable[[Device], int | None]
     """Free bytes of a GPU by its index, or of the `host`; None where that cannot be told."""
+    gpu_use: Callable[[int, Gpus], GpuUse]
+    """What a process does with the GPUs it may use; runs in a thread."""
     make_folder: Callable[[Path], None]
     """Makes the folder of the private sockets where it is not there; OSError."""
     reread: Callable[[], None]

@@ -79,7 +79,11 @@ class Replica:
     slots: int | None = None
     """Requests it can work on at once, from its `/props` or `/slots`."""
     busy_slots: int | None = None
+    """Slots that worked at the last look."""
+    asleep: bool = False
+    """It has given its memory back until a request comes (`--sleep-idle-seconds`), and takes requests as ever."""
     tokens_per_s: float | None = None
+    """None: not known yet."""
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
     """Processor time its process has used."""

@@ -43,9 +43,23 @@ class Launch:
         return [str(self.binary), *self.arguments, *where]
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether it is told to sleep when idle (`--sleep-idle-seconds`; negative is off)."""
+        return self._says("--sleep-idle-seconds", "LLAMA_ARG_SLEEP_IDLE_SECONDS")
+
+    @property
     def uses_rpc(self) -> bool:
         """Whether it works together with rpc-servers of llama.cpp."""
-        return "--rpc" in self.arguments or any(name == "LLAMA_ARG_RPC" for name, _ in self.environment)
+        return self._says("--rpc", "LLAMA_ARG_RPC")
+
+    def _says(self, option: str, variable: str) -> bool:
+        """Whether an option is given, by whatever way llama.cpp reads; not with a negative number."""
+        values = [value for name, value in self.environment if name == variable]
+        words = [word.partition("=") for word in self.arguments]
+        for (word, _, value), following in zip(words, [*self.arguments[1:], ""], strict=True):
+            if word.replace("_", "-") == option:
+                values.append(value or following)
+        return any(value and not value.startswith("-") for value in values)
 
     @property
     def fingerprint(self) -> str:

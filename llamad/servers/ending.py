@@ -11,12 +11,13 @@ from llamad.host.address import UnixAddress
 from llamad.host.pulse import SLACK, Beat
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, ReplicaKey
-from llamad.servers.health import read_slots
+from llamad.servers.health import SOONEST_LOOK
 from llamad.servers.probe import ProbeError
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from llamad.servers.telling import tell
 from llamad.servers.traffic import Traffic
+from llamad.servers.witnesses import Witnesses
 
 log = logging.getLogger(__name__)
 KILL_TIMEOUT = 10.0
@@ -73,6 +74,8 @@ class Ending:
             if self._child.ended.done():
                 why = None  # it went by itself
             else:
+                if why is not None:
+                    self._traffic.doom(self._key, why.for_clients)
                 self._child.kill()  # first of all: whatever else goes wrong here, it must not live on
                 self._stopping()
                 self._beat.expect(KILL_TIMEOUT + SLACK)
@@ -89,11 +92,14 @@ class Ending:
         """Wait until nothing runs in it: no request of the gateway's, and no slot that somebody else keeps busy."""
         if not timeout and not self._traffic.in_flight(self._key):
             return  # there is no time to ask it for others'
+        witnesses = Witnesses(
+            self._key, self._running.address, self._around.prober, self._traffic, may_sleep=self._running.may_sleep
+        )
         try:
             async with asyncio.timeout(timeout):
                 await self._traffic.drained(self._key)
-                while not self._child.ended.done() and await self._busy():
-                    await asyncio.wait((self._child.ended,), timeout=0.1)
+                while not self._child.ended.done() and await self._busy(witnesses):
+                    await asyncio.wait((self._child.ended,), timeout=SOONEST_LOOK)
         except TimeoutError:
             tell(
                 log,
@@ -104,12 +110,12 @@ class Ending:
                 event="cut",
             )
 
-    async def _busy(self) -> bool:
+    async def _busy(self, witnesses: Witnesses) -> bool:
         try:
-            answer = await self._around.prober(self._running.address, "/slots", timeout=1.0)
+            seen = await witnesses.look(1.0)
         except ProbeError:
             return False
-        return any(slot.processing for slot in read_slots(answer.json()) or ())
+        return any(slot.processing for slot in seen.slots or ())
 
     async def _gone(self) -> bool:
         """Wait for the end of a killed child, whoever wants to cancel; True if somebody did."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from llamad.config.model import ServerConfig
 from llamad.errors import LlamadError
@@ -9,10 +10,12 @@ from llamad.host.address import Address
 from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, Replica, ReplicaKey
-from llamad.servers.health import Liveness, Verdict, next_look, read_slots
-from llamad.servers.probe import ProbeAnswer, ProbeError
+from llamad.servers.liveness import Judgement, Liveness, Look, Verdict
+from llamad.servers.probe import CannotProbeError, ProbeError
 from llamad.servers.state import State
 from llamad.servers.telling import tell, tell_bug
+from llamad.servers.traffic import Traffic
+from llamad.servers.witnesses import Pace, Witnesses
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +23,17 @@ log = logging.getLogger(__name__)
 class ExternalWatcher:
     """Watches one server; has the shape of a Supervisor, so that the fleet treats both alike."""
 
-    def __init__(self, key: ReplicaKey, config: ServerConfig, address: Address, *, around: Around) -> None:
+    def __init__(
+        self, key: ReplicaKey, config: ServerConfig, address: Address, *, around: Around, traffic: Traffic
+    ) -> None:
         self.key = key
         self._config = config
         self._address = address
         self._around = around
         self._board = around.board
-        self._woken = asyncio.Event()
+        self._traffic = traffic
+        self._stirred = asyncio.Event()
+        self._pace = Pace(key, traffic, lambda: self._config.health.interval, self._stirred.set)
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -34,13 +41,20 @@ class ExternalWatcher:
         self._board.add(Replica(self.key, since=self._loop.time(), address=self._address))
         try:
             with self._around.pulse.part(f"watcher of {self.key}", within=SLACK) as beat:
-                liveness = Liveness(self._config.health, well_at=self._loop.time())
-                while True:
-                    liveness.policy = self._config.health
-                    beat.expect(2 * liveness.policy.timeout + liveness.policy.interval + SLACK)
-                    await self._look_safely(liveness)
-                    self._woken.clear()
-                    await self._sleep(next_look(liveness.policy, liveness.silent))
+                liveness = Liveness(self._config.health, began=self._loop.time(), remote=True)
+                witnesses = Witnesses(
+                    self.key,
+                    self._address,
+                    self._around.prober,
+                    self._traffic,
+                    key=lambda: self._around.external_key(self._config),
+                )
+                with self._traffic.watch(self.key, self._pace.sooner):
+                    while True:
+                        liveness.policy = self._config.health
+                        beat.expect(5 * liveness.policy.timeout + liveness.policy.interval + SLACK)
+                        await self._look_safely(liveness, witnesses)
+                        await self._until_next(liveness)
         finally:
             state = self._board.replicas[self.key].state
             if state in (State.READY, State.UNRESPONSIVE):  # nothing is ended, it only leaves the board
@@ -54,70 +68,83 @@ class ExternalWatcher:
     def retune(self, config: ServerConfig) -> None:
         """A new policy for the same address."""
         self._config = config
-        self._woken.set()
+        self.wake()
 
     def wake(self) -> None:
         """Look now."""
-        self._woken.set()
+        self._pace.due = 0.0
+        self._stirred.set()
 
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+    async def _until_next(self, liveness: Liveness) -> None:
+        self._pace.begin(liveness)
+        while (left := self._pace.left) > 0:
+            self._stirred.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._stirred.wait()
 
-    async def _look_safely(self, liveness: Liveness) -> None:
+    async def _look_safely(self, liveness: Liveness, witnesses: Witnesses) -> None:
         """The last resort of this watcher: a bug of ours costs this look and no other server."""
         try:
-            await self._look(liveness)
+            await self._look(liveness, witnesses)
         except Exception as error:  # noqa: BLE001 - it is told
             self._silent(liveness, tell_bug(log, self.key.server, error))
 
-    async def _look(self, liveness: Liveness) -> None:
+    async def _look(self, liveness: Liveness, witnesses: Witnesses) -> None:
+        timeout, now = liveness.policy.timeout, self._loop.time
         try:
-            health = await self._ask("/health")
-            slots = await self._ask("/slots") if health.status == 200 else None
+            health = await witnesses.ask("/health", timeout)
+            seen = await witnesses.look(timeout) if health.status == 200 else None
+        except CannotProbeError as error:
+            liveness.unable(now())
+            tell(log, logging.WARNING, self.key, "cannot be watched: %s", error, event="cannot-watch")
         except ProbeError as error:
             self._silent(liveness, Failure("no-answer", f"{self._config.url} {error}", "is it running there?"))
-            return
         except LlamadError as error:
             self._silent(liveness, Failure("credential-missing", error.message, error.hint))
-            return
-        if health.status == 503:
-            liveness.silent = 0
-            self._to(State.LOADING)
-        elif health.status != 200:
-            why = f"{self._config.url}/health answers {health.status}"
-            self._silent(liveness, Failure("not-healthy", why, "is it a llama-server?"))
         else:
-            self._answers(liveness, slots)
+            if health.status == 503:
+                liveness.look(now(), Look())
+                self._to(State.LOADING)
+            elif seen is None:
+                why = f"{self._config.url}/health answers {health.status}"
+                self._silent(liveness, Failure("not-healthy", why, "is it a llama-server?"))
+            else:
+                self._answers(liveness, seen, witnesses)
 
-    def _answers(self, liveness: Liveness, answer: ProbeAnswer | None) -> None:
-        if answer is not None and answer.status in (401, 403):
+    def _answers(self, liveness: Liveness, seen: Look, witnesses: Witnesses) -> None:
+        if witnesses.status in (401, 403):
             why = f"{self._config.url} refuses the API key"
             self._silent(liveness, Failure("key-refused", why, "see api_key_file: and api_key_credential:"))
             return
-        slots = read_slots(answer.json()) if answer is not None and answer.status == 200 else None
-        verdict = liveness.answer(self._loop.time(), slots)
-        self._to(State.READY if verdict is Verdict.WELL else State.UNRESPONSIVE)
+        found = liveness.look(self._loop.time(), seen)
+        if seen.silent:
+            self._unanswered(
+                liveness, found, Failure("no-answer", f"{self._config.url} {found.reason}", "is it overloaded?")
+            )
+            return
+        witnesses.count(liveness.busy, active=liveness.active)
+        stuck = Failure("unresponsive", found.reason) if found.verdict is not Verdict.WELL else None
+        self._to(State.READY if stuck is None else State.UNRESPONSIVE, last_error=stuck)
         self._board.update(
             self.key,
-            slots=len(slots) if slots is not None else None,
+            slots=len(seen.slots) if seen.slots is not None else self._board.replicas[self.key].slots,
             busy_slots=liveness.busy,
             tokens_per_s=liveness.tokens_per_s,
+            asleep=witnesses.asleep,
         )
 
-    async def _ask(self, path: str) -> ProbeAnswer:
-        key = self._around.external_key(self._config)
-        return await self._around.prober(self._address, path, timeout=self._config.health.timeout, key=key)
-
     def _silent(self, liveness: Liveness, failure: Failure) -> None:
-        verdict = liveness.silence(self._loop.time())
-        state = self._board.replicas[self.key].state
-        if state not in (State.READY, State.UNRESPONSIVE) or verdict is Verdict.HUNG:
+        found = liveness.look(self._loop.time(), Look(silent=True, reachable=False))
+        self._unanswered(liveness, found, failure)
+
+    def _unanswered(self, liveness: Liveness, found: Judgement, failure: Failure) -> None:
+        """Away once it neither answered nor sent a byte for `hang_timeout`: nothing is ended by saying so."""
+        state, seen = self._board.replicas[self.key].state, liveness.evidence
+        away = seen.looks > 1 and min(seen.silent, seen.unseen) >= liveness.policy.hang_timeout
+        if state not in (State.READY, State.UNRESPONSIVE) or away:
             self._to(State.BACKOFF, last_error=failure)
-        elif verdict is Verdict.SUSPECT:
+        elif found.verdict is Verdict.SUSPECT:
             self._to(State.UNRESPONSIVE, last_error=failure)
 
     def _to(self, state: State, *, last_error: Failure | None = None) -> None:

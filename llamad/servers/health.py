@@ -1,17 +1,23 @@
-"""What a server's answers mean: readiness while it loads, liveness by progress afterwards. Pure.
-
-`/health` says 200 even when decoding is stuck, so liveness looks at `/slots`: a slot that works must get on.
-"""
+"""What a server's answers say, and how long a load may take (`liveness` judges a server that is ready). Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
 from llamad.config.model import HealthPolicy
 
 FASTEST_POLL = 0.01
 SLOWEST_POLL = 0.25
+SOONEST_LOOK = 1.0
+"""Seconds between two looks at `/slots`: llama.cpp asks once a second whether a client has left, and starts that second
+anew at each answer of the server; looked at more often, it would finish every answer that nobody waits for.
+"""
+LONGEST_LOOK = 10.0
+"""Seconds between two looks at a load that count: more means that llamad itself was held up."""
+MIN_CORES = 0.02
+"""Less than this share of a core is what answering probes costs."""
+COMPUTING = 12
+"""How many times `load_stall_timeout` a load may compute without any other sign."""
 _TOO_LARGE = 1 << 63
 """JSON has integers of any length; arithmetic with floats has not."""
 _GROWTH_BYTES = 1 << 20
@@ -25,24 +31,41 @@ def poll_delay(loading_for: float) -> float:
 
 @dataclass(slots=True)
 class LoadDeadline:
-    """A load may take as long as it gets on: log lines, resident memory or bytes read still grow."""
+    """A load may take as long as it gets on: log lines, resident memory or bytes read grow, or it computes (shaders are
+    compiled for many minutes without a line). A spin cannot be told from that: it is given COMPUTING times as long.
+    Time counts only as far as llamad was there to look.
+    """
 
     stall_timeout: float
-    moved_at: float
+    looked_at: float
+    still: float = 0.0
+    """Seconds without any sign; `silent`: without one but its processor time."""
+    silent: float = 0.0
     lines: int = 0
     memory: int = 0
     reads: int = 0
+    cpu: float | None = None
 
-    def observe(self, now: float, *, lines: int, usage: tuple[int, int] | None) -> None:
-        """Note how far the child is; `usage` is resident bytes and bytes read."""
+    def observe(self, now: float, *, lines: int, usage: tuple[int, int] | None, cpu: float | None = None) -> None:
+        """Note how far the child is; `usage` is resident bytes and bytes read, `cpu` seconds of processor time."""
+        passed, self.looked_at = min(now - self.looked_at, LONGEST_LOOK), now
+        before, self.cpu = self.cpu, cpu
+        computes = cpu is not None and before is not None and cpu - before >= MIN_CORES * passed > 0
+        self.still = 0.0 if computes else self.still + passed
+        self.silent += passed
         memory, reads = usage or (0, 0)
         if lines > self.lines or memory > self.memory + _GROWTH_BYTES or reads > self.reads + _GROWTH_BYTES:
-            self.moved_at = now
+            self.still = self.silent = 0.0
             self.lines, self.memory, self.reads = lines, max(memory, self.memory), max(reads, self.reads)
 
-    def stalled(self, now: float) -> bool:
-        """Whether nothing moved for `stall_timeout`."""
-        return now - self.moved_at > self.stall_timeout
+    @property
+    def stalled(self) -> str | None:
+        """Why it does not get on, once that has lasted for too long."""
+        if self.still > self.stall_timeout:
+            return "no log line, no memory, no reads, no processor time"
+        if self.silent > COMPUTING * self.stall_timeout:
+            return "it computes, but there is no log line, no memory, no reads"
+        return None
 
 
 def load_progress(usage: tuple[int, int] | None, model_size: int | None) -> float | None:
@@ -61,10 +84,15 @@ class Slot:
     progress: tuple[int, ...]
     decoded: int
 
+    @property
+    def task(self) -> int:
+        """Which request it works on."""
+        return self.progress[0]
+
 
 def read_slots(document: Any) -> tuple[Slot, ...] | None:
-    """`/slots` as values; None where the server does not give them (an error object, `--no-slots`)."""
-    if not isinstance(document, Sequence) or isinstance(document, str):
+    """`/slots` as values; None where the server does not give them (an error object, `--no-slots`, an empty list)."""
+    if not isinstance(document, Sequence) or isinstance(document, str) or not document:
         return None
     slots = []
     for position, entry in enumerate(document):
@@ -89,69 +117,6 @@ def _number(value: Any, default: int = 0) -> int:
     return value if usable else default
 
 
-class Verdict(Enum):
-    """What one look at a server says."""
-
-    WELL = "well"
-    UNSURE = "unsure"
-    """One missed look proves nothing: it stays what it is."""
-    SUSPECT = "suspect"
-    """Gets no new requests until it is well again."""
-    HUNG = "hung"
-    """Has to be replaced."""
-
-
-@dataclass(slots=True)
-class Liveness:
-    """Judges a ready server look by look."""
-
-    policy: HealthPolicy
-    well_at: float
-    silent: int = 0
-    tokens_per_s: float | None = None
-    busy: int | None = None
-    _seen: dict[int, tuple[tuple[int, ...], float]] = field(default_factory=dict)
-    _decoded: tuple[int, float] | None = None
-
-    def silence(self, now: float) -> Verdict:
-        """It did not answer."""
-        self.silent += 1
-        if self.silent > 1 and now - self.well_at >= self.policy.hang_timeout:
-            return Verdict.HUNG
-        return Verdict.SUSPECT if self.silent >= self.policy.failures else Verdict.UNSURE
-
-    def answer(self, now: float, slots: tuple[Slot, ...] | None) -> Verdict:
-        """It answered; None when it shows no slots, and then an answer is all there is."""
-        self.silent = 0
-        self.well_at = now
-        if slots is None:
-            return Verdict.WELL
-        self._measure(now, slots)
-        stuck_for = max((self._still_for(now, slot) for slot in slots), default=0.0)
-        if stuck_for >= self.policy.hang_timeout:
-            return Verdict.HUNG
-        return Verdict.SUSPECT if stuck_for >= self.policy.hang_timeout / 2 else Verdict.WELL
-
-    def _still_for(self, now: float, slot: Slot) -> float:
-        if not slot.processing:
-            self._seen.pop(slot.id, None)
-            return 0.0
-        progress, since = self._seen.get(slot.id, (None, now))
-        if progress != slot.progress:
-            since = now
-            self._seen[slot.id] = (slot.progress, now)
-        return now - since
-
-    def _measure(self, now: float, slots: tuple[Slot, ...]) -> None:
-        """Tokens a second between two looks; a slot that began anew counts from zero."""
-        working = [slot for slot in slots if slot.processing]
-        self.busy = len(working)
-        total = sum(slot.decoded for slot in working)
-        before, self._decoded = self._decoded, (total, now)
-        if before is not None and now > before[1]:
-            self.tokens_per_s = max(total - before[0], 0) / (now - before[1])
-
-
-def next_look(policy: HealthPolicy, silent: int) -> float:
-    """Seconds until the next look: soon after a silent one, to know whether it was a hiccup."""
-    return policy.interval if not silent else min(policy.interval, 1.0)
+def next_look(policy: HealthPolicy, *, soon: bool) -> float:
+    """Seconds until the next look: `soon` where the last one left a question open."""
+    return min(policy.interval, SOONEST_LOOK) if soon else policy.interval

@@ -8,6 +8,7 @@ from pathlib import Path
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
 from llamad.host.address import UnixAddress
+from llamad.host.gpu_use import Gpus
 from llamad.host.pulse import SLACK, Beat
 from llamad.host.threads import aside
 from llamad.servers.around import Around
@@ -18,24 +19,25 @@ from llamad.servers.command import Launch
 from llamad.servers.diagnosis import diagnose, is_unexplained
 from llamad.servers.health import (
     FASTEST_POLL,
-    Liveness,
     LoadDeadline,
-    Verdict,
     load_progress,
-    next_look,
     poll_delay,
-    read_slots,
 )
 from llamad.servers.listener import Listener
+from llamad.servers.liveness import Doubt, Judgement, Liveness, Verdict
 from llamad.servers.output import Output
-from llamad.servers.probe import ProbeError
+from llamad.servers.probe import CannotProbeError, ProbeError
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from llamad.servers.telling import tell
+from llamad.servers.traffic import Traffic
+from llamad.servers.witnesses import Pace, Trial, Witnesses
 
 log = logging.getLogger(__name__)
 FIGURES_EVERY = 0.5
 """Seconds between two looks at a loading child's memory and reads."""
+TRY_EVERY = 30.0
+"""Seconds between two requests of llamad's own, however often clients cause a doubt."""
 
 
 class Life:
@@ -47,6 +49,7 @@ class Life:
         running: Running,
         around: Around,
         output: Output,
+        traffic: Traffic,
         beat: Beat,
         config: Callable[[], ServerConfig],
     ) -> None:
@@ -55,6 +58,7 @@ class Life:
         self._child = running.child
         self._around = around
         self._board = around.board
+        self._traffic = traffic
         self._beat = beat
         self._config = config
         self._loop = asyncio.get_running_loop()
@@ -69,6 +73,9 @@ class Life:
         self._devices_listed = False
         self._began = self._loop.time()
         self._ready_at: float | None = None
+        self._tried_until = 0.0
+        self._doubted = False
+        """Whether it failed a request of llamad's own a moment ago."""
         self.ready_for = 0.0
 
     async def run(self) -> Failure:
@@ -97,7 +104,7 @@ class Life:
     async def _load(self) -> Failure | None:
         """Poll until the server is ready (None), has ended, or does not get on any more."""
         began = self._began
-        deadline = LoadDeadline(self._config().health.load_stall_timeout, moved_at=began)
+        deadline = LoadDeadline(self._config().health.load_stall_timeout, looked_at=began)
         figures_at = began
         while not (failure := self._over()):
             health = self._config().health
@@ -111,8 +118,8 @@ class Life:
             if now >= figures_at:
                 figures_at = now + FIGURES_EVERY
                 self._figures(deadline, now)
-            if deadline.stalled(now):
-                return _stalled(self._key.server, deadline.stall_timeout)
+            if why := deadline.stalled:
+                return _stalled(self._key.server, deadline.stall_timeout, why)
             await self._wait(poll_delay(now - began))
         return failure
 
@@ -152,49 +159,95 @@ class Life:
 
     def _figures(self, deadline: LoadDeadline, now: float) -> None:
         usage = self._child.memory_and_reads()
-        deadline.observe(now, lines=self._listener.lines, usage=usage)
+        deadline.observe(now, lines=self._listener.lines, usage=usage, cpu=self._child.cpu_seconds())
         progress = load_progress(usage, _size(self._running.model))
         self._board.update(self._key, load_progress=progress, memory_bytes=usage[0] if usage else None)
 
     async def _watch(self) -> Failure:
         """Look at a ready server until it ends or is found hung."""
-        liveness = Liveness(self._config().health, well_at=self._loop.time())
-        while not (failure := self._over()):
-            liveness.policy = self._config().health
-            verdict = await self._look(liveness)
-            if failure := self._over():
-                break
-            if verdict is Verdict.HUNG:
-                return _hung(liveness)
-            self._judge(verdict, liveness)
-            await self._wait(next_look(liveness.policy, liveness.silent))
+        running, around = self._running, self._around
+        liveness = Liveness(self._config().health, began=self._loop.time(), remote=running.uses_rpc)
+        witnesses = Witnesses(
+            self._key,
+            running.address,
+            around.prober,
+            self._traffic,
+            child=self._child,
+            may_sleep=running.may_sleep,
+            gpu_use=lambda: around.gpu_use(self._child.pid, self._gpus),
+        )
+        pace = Pace(self._key, self._traffic, lambda: self._config().health.interval, self._on_news)
+        with self._traffic.watch(self._key, pace.sooner):
+            while not (failure := self._over()):
+                liveness.policy = self._config().health
+                found = await self._look(liveness, witnesses)
+                if failure := self._over() or await self._condemn(found, witnesses):
+                    break
+                self._judge(found)
+                pace.begin(liveness)
+                while (
+                    left := pace.left
+                ) > 0 and not self._over():  # its output makes no look sooner: clients write there
+                    await self._wait(left)
         return failure
 
-    async def _look(self, liveness: Liveness) -> Verdict:
-        self._beat.expect(liveness.policy.timeout + SLACK)
+    @property
+    def _gpus(self) -> Gpus:
         try:
-            answer = await self._around.prober(self._running.address, "/slots", timeout=liveness.policy.timeout)
-        except ProbeError:
-            return liveness.silence(self._loop.time())
-        slots = read_slots(answer.json()) if answer.status == 200 else None
-        verdict = liveness.answer(self._loop.time(), slots)
-        usage = self._child.memory_and_reads()
+            return self._config().gpus_of(self._key.index)
+        except IndexError:  # a replica on its way out, of a configuration that had more of them
+            return None
+
+    async def _look(self, liveness: Liveness, witnesses: Witnesses) -> Judgement:
+        policy = liveness.policy
+        self._beat.expect(3 * policy.timeout + SLACK)
+        try:
+            seen = await witnesses.look(policy.timeout)
+        except CannotProbeError as error:
+            liveness.unable(self._loop.time())
+            tell(log, logging.WARNING, self._key, "cannot be watched: %s", error, event="cannot-watch")
+            return Judgement(Verdict.UNSURE)
+        found = liveness.look(self._loop.time(), seen)
+        if not seen.silent:
+            witnesses.count(liveness.busy, active=liveness.active)
         self._board.update(
             self._key,
-            slots=self._view.slots if slots is None else len(slots),
+            slots=self._view.slots if seen.slots is None else len(seen.slots),
             busy_slots=liveness.busy,
             tokens_per_s=liveness.tokens_per_s,
-            memory_bytes=usage[0] if usage else None,
-            cpu_seconds=self._child.cpu_seconds(),
+            asleep=witnesses.asleep,
+            memory_bytes=witnesses.memory,
+            cpu_seconds=witnesses.cpu,
         )
-        return verdict
+        return found
 
-    def _judge(self, verdict: Verdict, liveness: Liveness) -> None:
+    async def _condemn(self, found: Judgement, witnesses: Witnesses) -> Failure | None:
+        """Why it has to be replaced, if it has to: by the witnesses, or as it fails a request of llamad's own."""
+        if found.verdict is Verdict.HUNG:
+            return Failure("hung", f"hung: {found.reason}", _PATIENCE)
+        if found.doubt is None or self._loop.time() < self._tried_until:
+            return None
+        timeout = self._config().health.hang_timeout / 2
+        self._beat.expect(timeout + SLACK)
+        trial, words = await witnesses.attempt(timeout)
+        failure = _tried(found, trial, words)
+        if failure is None:
+            self._doubted = False
+            self._traffic.forgive(self._key)
+            self._tried_until = self._loop.time() + max(timeout, TRY_EVERY)
+        elif trial is Trial.ERROR and not self._doubted:
+            self._doubted = True
+            return None  # once more at the next look
+        return failure
+
+    def _judge(self, found: Judgement) -> None:
         state = self._view.state
-        if verdict is Verdict.SUSPECT and state is State.READY:
-            self._move(State.UNRESPONSIVE, last_error=_suspect(liveness))
-            tell(log, logging.WARNING, self._key, "does not answer: gets no new requests", event="unresponsive")
-        elif verdict is Verdict.WELL and state is State.UNRESPONSIVE:
+        if found.verdict is Verdict.SUSPECT and state is State.READY:
+            within = format_duration(self._config().health.hang_timeout)
+            why = f"{found.reason}: is replaced once that has lasted {within}"
+            self._move(State.UNRESPONSIVE, last_error=Failure("unresponsive", why, _PATIENCE))
+            tell(log, logging.WARNING, self._key, "%s: gets no new requests", found.reason, event="unresponsive")
+        elif found.verdict is Verdict.WELL and state is State.UNRESPONSIVE:
             self._move(State.READY, last_error=None)
             tell(log, logging.INFO, self._key, "answers again", event="ready")
 
@@ -236,24 +289,23 @@ def _size(model: Path | None) -> int | None:
         return None
 
 
-def _stalled(server: str, timeout: float) -> Failure:
+def _stalled(server: str, timeout: float, why: str) -> Failure:
     return Failure(
         "load-stalled",
-        f"did not get on with loading for {format_duration(timeout)}: no log line, no memory, no reads",
+        f"did not get on with loading for {format_duration(timeout)}: {why}",
         f"look at `llamad logs {server}`; a slow disk wants a longer health.load_stall_timeout",
     )
 
 
-_PATIENCE = "long prompts on slow hardware want a longer health.hang_timeout"
+_PATIENCE = "work that nobody can see (a GPU, another machine) wants a longer health.hang_timeout"
 
 
-def _suspect(liveness: Liveness) -> Failure:
-    what = "does not answer" if liveness.silent else "a slot makes no progress"
-    after = format_duration(liveness.policy.hang_timeout)
-    return Failure("unresponsive", f"{what}: is replaced once that has lasted {after}", _PATIENCE)
-
-
-def _hung(liveness: Liveness) -> Failure:
-    timeout = format_duration(liveness.policy.hang_timeout)
-    what = f"did not answer for {timeout}" if liveness.silent else f"a slot made no progress for {timeout}"
-    return Failure("hung", f"hung: {what}", _PATIENCE)
+def _tried(found: Judgement, trial: Trial, words: str) -> Failure | None:
+    """What a request of llamad's own proves. Clients can cause either doubt, but not its end."""
+    if found.doubt is Doubt.LOST and trial is Trial.SILENT:
+        what = f"hung: {found.reason}; nor did it answer one of llamad's own"
+        return Failure("requests-lost", what, "a bug of this build: try another one")
+    if found.doubt is Doubt.ERRORS and trial is Trial.ERROR:
+        what = f"every answer is an error, that to a request of llamad's own too: {words}"
+        return Failure("every-answer-fails", what, "its GPU or driver may be in a bad state: see `journalctl -k`")
+    return None

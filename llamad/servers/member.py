@@ -296,7 +296,7 @@ class Member:
                 adopted=adopted.running if adopted is not None else None,
             )
         else:
-            supervisor = ExternalWatcher(key, config, launch, around=self._around)
+            supervisor = ExternalWatcher(key, config, launch, around=self._around, traffic=self.traffic)
         task = self._group.create_task(supervisor.run(), name=str(key))
         post = _Post(supervisor, task, launch, order, None if adopted is None else adopted.fingerprint)
         self._posts[index] = post

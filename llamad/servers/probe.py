@@ -7,7 +7,8 @@ HTTP library keeps a thread for every connection that stays open.
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
 
 import httptools
 
@@ -16,6 +17,10 @@ from llamad.host.descriptors import is_lack
 
 MAX_BODY = 4 << 20
 """Bytes an answer may have; `/slots` with long prompts is the largest."""
+TICK = 0.05
+"""Seconds between two looks at whether the loop is on time, while a probe waits."""
+MOST_LATE = 0.1
+"""A time-out proves nothing where the loop was held up for more than this share of it."""
 
 
 class ProbeError(Exception):
@@ -23,7 +28,9 @@ class ProbeError(Exception):
 
 
 class CannotProbeError(ProbeError):
-    """The question was not asked, for lack of something here (a file descriptor): nobody knows how the server is."""
+    """The question was not asked, for lack of something here (a file descriptor), or llamad was too late to read the
+    answer: nobody knows how the server is.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,37 @@ class Prober(Protocol):
     """Asks a server one thing; raises ProbeError."""
 
     async def __call__(self, address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer: ...
+
+
+class Poster(Protocol):
+    """A Prober that can also send a body."""
+
+    async def __call__(
+        self, address: Address, path: str, *, timeout: float, key: str | None = None, body: bytes | None = None
+    ) -> ProbeAnswer: ...
+
+
+class _Lateness:
+    """Measures, inside the block, for how long the loop was held up: by work of ours, or as llamad was stopped."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._arm()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._timer.cancel()
+
+    def _arm(self) -> None:
+        self._due = self._loop.time() + TICK
+        self._timer = self._loop.call_at(self._due, self._tick)
+
+    def _tick(self) -> None:
+        self.seconds += max(0.0, self._loop.time() - self._due - TICK)
+        self._arm()
 
 
 class _Exchange(asyncio.Protocol):
@@ -83,9 +121,16 @@ class _Exchange(asyncio.Protocol):
             self._answer.set_exception(ProbeError(why))
 
 
-async def probe(address: Address, path: str, *, timeout: float, key: str | None = None) -> ProbeAnswer:
-    """GET `path`; `timeout` in seconds bounds the whole exchange, `key` goes as a bearer token. Raises ProbeError."""
-    return await send(address, path, timeout=timeout, authorization=b"Bearer " + key.encode() if key else None)
+async def probe(
+    address: Address, path: str, *, timeout: float, key: str | None = None, body: bytes | None = None
+) -> ProbeAnswer:
+    """GET `path`, or POST `body` there; `timeout` in seconds bounds the whole exchange, `key` goes as a bearer token.
+    Raises ProbeError.
+    """
+    authorization = b"Bearer " + key.encode() if key else None
+    if body is None:
+        return await send(address, path, timeout=timeout, authorization=authorization)
+    return await send(address, path, timeout=timeout, method="POST", body=body, authorization=authorization)
 
 
 async def send(
@@ -110,15 +155,20 @@ async def send(
     request = head + b"\r\n\r\n" + body
     transport: asyncio.BaseTransport | None = None
     try:
-        async with asyncio.timeout(timeout):
-            if isinstance(address, UnixAddress):
-                transport, _ = await loop.create_unix_connection(lambda: _Exchange(request, answer), str(address.path))
-            else:
-                transport, _ = await loop.create_connection(
-                    lambda: _Exchange(request, answer), address.host, address.port
-                )
-            return await answer
+        with _Lateness() as late:
+            async with asyncio.timeout(timeout):
+                if isinstance(address, UnixAddress):
+                    transport, _ = await loop.create_unix_connection(
+                        lambda: _Exchange(request, answer), str(address.path)
+                    )
+                else:
+                    transport, _ = await loop.create_connection(
+                        lambda: _Exchange(request, answer), address.host, address.port
+                    )
+                return await answer
     except TimeoutError:
+        if late.seconds > timeout * MOST_LATE:
+            raise CannotProbeError(f"llamad itself was held up for {late.seconds:.1f} s") from None
         raise ProbeError(f"did not answer in {timeout:g} s") from None
     except OSError as error:
         kind = CannotProbeError if is_lack(error) else ProbeError

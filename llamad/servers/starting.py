@@ -62,6 +62,11 @@ class Running:
         """Whether it was told to use rpc-servers, as far as that is known."""
         return isinstance(self.launch, Launch) and self.launch.uses_rpc
 
+    @property
+    def may_sleep(self) -> bool:
+        """Whether it may put itself to sleep, as far as is known."""
+        return not isinstance(self.launch, Launch) or self.launch.may_sleep
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:

@@ -115,7 +115,7 @@ class Supervisor:
         ending = Ending(self.key, running, self._around, self._traffic, self._beat, lambda: self._config.stop)
         failure: Failure | None = None
         try:
-            life = Life(self.key, running, self._around, self._output, self._beat, lambda: self._config)
+            life = Life(self.key, running, self._around, self._output, self._traffic, self._beat, lambda: self._config)
             failure = await life.run()
         except asyncio.CancelledError:
             await ending.gracefully()
@@ -156,7 +156,7 @@ class Supervisor:
         state = State.FAILED if retry.given_up else State.BACKOFF
         figures = {"pid": None, "address": None, "ready_since": None, "last_error": failure, "retry_at": retry_at,
                    "busy_slots": None, "tokens_per_s": None, "memory_bytes": None, "cpu_seconds": None,
-                   "load_progress": None}  # fmt: skip
+                   "load_progress": None, "asleep": False}  # fmt: skip
         if self._view.state is state:
             self._board.update(self.key, **figures)
         else:

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ REPLICA = {
 }
 REPLICA_MORE = {
     *("generation", "cause", "reason", "retry_in_s", "in_flight", "slots"),
-    *("busy_slots", "tokens_per_s", "load_progress", "gpus"),
+    *("busy_slots", "asleep", "tokens_per_s", "load_progress", "gpus"),
 }
 
 
@@ -64,6 +65,7 @@ def test_every_key_of_the_contract_is_there_when_nothing_is_known() -> None:
     assert set(server["replicas"][0]) == REPLICA | REPLICA_MORE
     assert json.loads(json.dumps(server["replicas"][0])) == {
         **dict.fromkeys(REPLICA | REPLICA_MORE),
+        "asleep": False,
         "index": 0,
         "generation": 0,
         "state": "stopped",
@@ -307,3 +309,19 @@ def test_models() -> None:
 def test_the_shapes_need_neither_aiohttp_nor_pydantic() -> None:
     script = "import sys, llamad.control.wire; sys.exit({'aiohttp', 'pydantic', 'yaml'} & set(sys.modules) != set())"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_speed_of_work_that_no_look_has_seen_yet_is_not_known() -> None:
+    """The last look was at an idle server, and said 0."""
+    traffic, key = Traffic(lambda: 0.0), ReplicaKey("qwen", 0)
+    idle = Replica(key, state=State.READY, busy_slots=0, tokens_per_s=0.0)
+    view = replace(a_view(idle), traffic=traffic)
+    assert server_document(view, now=0)["replicas"][0]["tokens_per_s"] == 0.0
+    traffic.begin(key)
+    assert server_document(view, now=0)["replicas"][0]["tokens_per_s"] is None
+
+
+def test_one_that_sleeps_is_ready_and_said_to_sleep() -> None:
+    replica = Replica(ReplicaKey("qwen", 0), state=State.READY, asleep=True)
+    shown = server_document(a_view(replica), now=0)["replicas"][0]
+    assert (shown["state"], shown["asleep"]) == ("ready", True)

@@ -25,6 +25,7 @@ from llamad.gateway.types import (
 )
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.servers.board import Replica, ReplicaKey
+from llamad.servers.traffic import Flight
 from tests.folders import short_folder
 
 BOUND = 5.0
@@ -36,13 +37,19 @@ class ALease:
 
     def __init__(self, replica: Replica, rules: "Rules") -> None:
         self.replica = replica
+        self.flight = Flight(replica.key, 0.0)
         self._rules = rules
         self._held = True
+        rules.leases.append(self)
 
-    def release(self) -> None:
+    def release(self, *, goes_on: bool = False) -> None:
         assert self._held, "a lease was given back twice"
         self._held = False
         self._rules.held -= 1
+        self._rules.going_on += goes_on
+
+    def failed(self) -> None:
+        self._rules.errors += 1
 
 
 class ATicket:
@@ -68,6 +75,10 @@ class Rules:
     nowhere: int = 0
     """How many leases are for a replica whose address is not known."""
     held: int = 0
+    leases: list[ALease] = field(default_factory=list)
+    going_on: int = 0
+    """How many were given back while the engine goes on without the client."""
+    errors: int = 0
     asked: list[tuple[bool, Replica | None]] = field(default_factory=list)
     waiting: list[ATicket] = field(default_factory=list)
     begun: int = 0

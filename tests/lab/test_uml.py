@@ -17,7 +17,7 @@ MIB = 2**20
 WATCHDOG = 4
 QUICK: Document = {
     "restart": {"initial_delay": "2s", "max_delay": "2s"},
-    "health": {"interval": "300ms", "timeout": "2s", "failures": 3, "hang_timeout": "10s"},
+    "health": {"interval": "1s", "timeout": "2s", "failures": 3, "hang_timeout": "10s"},
 }
 
 

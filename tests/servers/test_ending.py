@@ -98,8 +98,8 @@ def test_draining_waits_for_requests_in_flight() -> None:
         with a_world() as world:
             async with supervised(world) as one:
                 await one.until(State.READY)
-                one.traffic.begin(KEY)
-                asyncio.get_running_loop().call_later(12, one.traffic.end, KEY)
+                flight = one.traffic.begin(KEY)
+                asyncio.get_running_loop().call_later(12, one.traffic.end, flight)
                 began = asyncio.get_running_loop().time()
             assert asyncio.get_running_loop().time() - began == pytest.approx(12, abs=0.2)
 

@@ -14,6 +14,7 @@ from llamad.servers.board import Replica
 from llamad.servers.external import ExternalWatcher
 from llamad.servers.probe import ProbeAnswer, ProbeError
 from llamad.servers.state import State
+from llamad.servers.traffic import Traffic
 from tests.stories import KEY, World, a_server, a_world, tell
 
 THERE = TcpAddress("10.0.0.1", 8080)
@@ -40,7 +41,9 @@ class Watched:
     def __init__(self, world: World, remote: Remote, **config: Any) -> None:
         world.machine.scripts[THERE] = remote
         self.world, self.remote = world, remote
-        self.watcher = ExternalWatcher(KEY, a_server(url="http://10.0.0.1:8080", **config), THERE, around=world.around)
+        self.traffic = Traffic(asyncio.get_running_loop().time)
+        config = {"url": "http://10.0.0.1:8080", **config}
+        self.watcher = ExternalWatcher(KEY, a_server(**config), THERE, around=world.around, traffic=self.traffic)
         self.task = asyncio.ensure_future(self.watcher.run())
 
     @property

@@ -98,13 +98,13 @@ def test_a_removed_server_ends_and_can_come_back_while_it_does() -> None:
             async with a_fleet(world, an_intent("a")) as fleet:
                 await fleet.settled(["a"])
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 fleet.apply({})
                 with pytest.raises(UnknownServerError):
                     fleet.wanted("a")
                 await fleet.board.wait_for(lambda: states(fleet, "a") == [State.DRAINING])
                 fleet.apply(by_name(an_intent("a")))
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await fleet.settled(["a"])
                 assert pids(fleet, "a") == [1001]
                 fleet.apply({})
@@ -397,10 +397,10 @@ def test_one_without_requests_stops_after_its_time_and_comes_back() -> None:
                 await fleet.ensure_ready("a")
                 await asyncio.sleep(50)
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 await asyncio.sleep(500)
                 assert states(fleet, "a") == [State.READY]
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await asyncio.sleep(50)
                 assert states(fleet, "a") == [State.READY]
                 await asyncio.sleep(15)

@@ -49,8 +49,8 @@ def test_the_busy_one_of_a_group_is_waited_for() -> None:
             async with a_fleet(world, on_demand("a", group="g"), on_demand("b", group="g")) as fleet:
                 await fleet.ensure_ready("a")
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
-                asyncio.get_running_loop().call_later(20, fleet.traffic("a").end, key)
+                flight = fleet.traffic("a").begin(key)
+                asyncio.get_running_loop().call_later(20, fleet.traffic("a").end, flight)
                 await fleet.ensure_ready("b")
                 assert now() == pytest.approx(22, abs=0.5)
 
@@ -180,14 +180,14 @@ def test_who_waits_for_a_busy_one_does_not_hold_up_a_third_that_fits() -> None:
             async with a_fleet(world, *servers, budget={0: 8, 1: 8}) as fleet:
                 await fleet.ensure_ready("a")
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 waiting = asyncio.ensure_future(fleet.ensure_ready("b"))
                 await asyncio.sleep(5)
                 began = now()
                 await fleet.ensure_ready("c")
                 assert now() - began < 2
                 assert not waiting.done()
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await waiting
 
     tell(story)
@@ -200,13 +200,13 @@ def test_who_came_first_gets_the_room_that_becomes_free() -> None:
             async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
                 await fleet.ensure_ready("a")
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 first = asyncio.ensure_future(fleet.ensure_ready("big"))
                 await asyncio.sleep(5)
                 second = asyncio.ensure_future(fleet.ensure_ready("small"))
                 await asyncio.sleep(5)
                 assert not states(fleet, "small")  # it would fit beside `a`, and keep `big` from ever starting
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await first
                 assert not states(fleet, "small")
                 await second
@@ -221,14 +221,14 @@ def test_one_that_nobody_waits_for_any_more_gives_up_its_wait_for_room() -> None
             async with a_fleet(world, *servers, budget={"host": 8}) as fleet:
                 await fleet.ensure_ready("a")
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 fleet.traffic("b").queued = 1
                 waiting = asyncio.ensure_future(down(fleet, "b"))
                 await asyncio.sleep(2 * PATIENCE)
                 assert not waiting.done()
                 fleet.traffic("b").queued = 0
                 assert (await waiting).cause == "stopped"
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await asyncio.sleep(100)
                 assert states(fleet, "a") == [State.READY]
 
@@ -271,11 +271,11 @@ def test_one_that_changes_while_it_waits_is_started_once_as_it_is_wanted_then() 
             async with a_fleet(world, a, b) as fleet:
                 await fleet.ensure_ready("a")
                 key = fleet.board.of("a")[0].key
-                fleet.traffic("a").begin(key)
+                flight = fleet.traffic("a").begin(key)
                 waiting = asyncio.ensure_future(fleet.ensure_ready("b"))
                 await asyncio.sleep(5)
                 fleet.apply(by_name(a, on_demand("b", group="g", launch=NEW)))
-                fleet.traffic("a").end(key)
+                fleet.traffic("a").end(flight)
                 await waiting
                 await fleet.settled(["b"])
                 assert pids(fleet, "b") == [1001]

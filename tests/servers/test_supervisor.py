@@ -418,7 +418,7 @@ def test_a_bug_while_it_runs_ends_its_child(monkeypatch: pytest.MonkeyPatch) -> 
             async with supervised(world) as one:
                 await one.until(State.READY)
                 with monkeypatch.context() as patch:
-                    patch.setattr("llamad.servers.life.read_slots", lambda _: 1 / 0)
+                    patch.setattr("llamad.servers.witnesses.read_slots", lambda _: 1 / 0)
                     await one.until(State.BACKOFF)
                 assert one.cause == "internal-error"
                 assert world.machine.children[0].closed
@@ -447,8 +447,8 @@ def test_a_stop_at_any_instant_ends_clean(part: int) -> None:
         async def story(at: float = instant * 0.15) -> None:
             with a_world(*WHOLE_LIFE) as world:
                 async with supervised(world, health=HealthPolicy(hang_timeout=9, interval=1, timeout=1)) as one:
-                    one.traffic.begin(KEY)
-                    asyncio.get_running_loop().call_later(at + 1, one.traffic.end, KEY)
+                    flight = one.traffic.begin(KEY)
+                    asyncio.get_running_loop().call_later(at + 1, one.traffic.end, flight)
                     await asyncio.sleep(at)
                     seen.add(str(one.view.state))
                 assert asyncio.get_running_loop().time() - at <= 30 + 10 + 10
