@@ -86,7 +86,7 @@ def _open_fault(path: Path, environ: Mapping[str, str], error: OSError) -> FileF
         return FileFault("missing", path, "is not there", _missing_hint(path, environ))
     if isinstance(error, PermissionError):
         return FileFault("unreadable", path, "cannot be read: permission denied", unreadable_hint(path, environ))
-    if error.errno in (errno.EINVAL, errno.ENOTDIR):  # no disk will make a file of a pipe
+    if error.errno in (errno.EINVAL, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):  # no disk mends these
         return FileFault("unreadable", path, words)
     return FileFault("unreadable", path, words, "look at the disk", passing=True)
 

@@ -53,10 +53,16 @@ def _json(value: ArgValue) -> str:
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
     try:
-        json.loads(value)
+        json.loads(value, parse_constant=_no_constant)
     except ValueError as error:
         raise ValueError(f"takes JSON, and this is none: {error}") from None
+    except RecursionError:
+        raise ValueError("takes JSON, and this is nested too deep") from None
     return value
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _pair(option: Option, value: ArgValue, folder: Path) -> list[str]:

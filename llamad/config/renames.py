@@ -98,6 +98,8 @@ _GONE: Mapping[str, str] = {
 }
 """What is gone -> why, or what does the same."""
 
+_LONGEST = 100
+"""Characters of a name that is compared letter by letter."""
 _BY_NAME = {name: group for group in _RENAMED for name in group}
 
 
@@ -135,7 +137,7 @@ def nearest_of(wanted: str, names: Mapping[str, str]) -> str | None:
 
 def _distance(wanted: str, name: str) -> int | None:
     """How far two names are apart, in typing errors; None where they may mean different things."""
-    if wanted.startswith("no-") is not name.startswith("no-"):
+    if wanted.startswith("no-") is not name.startswith("no-") or len(wanted) > _LONGEST:
         return None
     mine, other = wanted.split("-"), name.split("-")
     if "".join(mine) == "".join(other):

@@ -4,11 +4,13 @@ import errno
 import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamad.config.filefaults import parts_of
+from llamad.config.filefaults import file_fault, parts_of
 from llamad.config.model import ServerConfig
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.config.serverfiles import model_file
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
@@ -85,9 +87,18 @@ async def file_marks(config: ServerConfig, launch: Launch | Failure, around: Aro
 
 def _marks(config: ServerConfig, launch: Launch | Failure, path: str | None) -> FileMarks:
     named = [file for _, file in model_file(config)] if isinstance(launch, Failure) else launch.files
-    files = [part for one in named for part in parts_of(one.path)]
     found = shutil.which(config.llama_server or "llama-server", path=path)
-    return tuple(mark(one) for one in (*files, Path(found) if found else None))
+    return (*(one for file in named for one in _marks_of(file)), mark(Path(found) if found else None))
+
+
+def _marks_of(named: NamedFile) -> Iterator[Mark]:
+    """Of each part of a file that is read; of anything else only whether it can be used, since what a server writes, or
+    somebody puts into its folder, is no reason to start it again.
+    """
+    if named.use in (Use.MODEL, Use.READ):
+        yield from map(mark, parts_of(named.path))
+    else:
+        yield (0, 0, 0, 0) if file_fault(named, {}) is None else None
 
 
 def mark(path: Path | None) -> Mark:

@@ -155,6 +155,8 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
             {"chat_template_kwargs": "{a: 1}"},
             "takes JSON, and this is none: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         ),
+        ({"json_schema": '{"a": NaN}'}, "takes JSON, and this is none: NaN is no number of JSON"),
+        ({"json_schema": "[" * 100_000}, "takes JSON, and this is nested too deep"),
         ({"mmproj": ""}, "is empty: write a path, or leave the key out"),
         ({"log_file": "x.log"}, "must be an absolute path, not 'x.log': llama-server writes there"),
         ({"slot_save_path": "slots"}, "must be an absolute path, not 'slots': llama-server writes there"),
@@ -165,7 +167,7 @@ def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
 )
 def test_a_wrong_value(args: dict[str, ArgValue], message: str) -> None:
     [key] = args
-    hint = "write it as a YAML mapping, without quotes" if key == "chat_template_kwargs" else None
+    hint = "write it as a YAML mapping, without quotes" if TABLE.find(key).json else None  # type: ignore[union-attr]
     assert argument_problems(TABLE, args, ()) == [Finding(("args", key), message, hint, at_key=False)]
     with pytest.raises(ValueError, match=r".") as caught:
         arguments(TABLE, args, (), MODELS)

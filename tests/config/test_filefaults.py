@@ -60,6 +60,7 @@ AGAIN = "llama.cpp loads whole GGUF files only: fetch it again"
         ("folder", Use.READ, "missing", "is a folder, not a file", None),
         ("pipe", Use.READ, "unreadable", "cannot be read: it is a named pipe, not a file", None),
         ("m.gguf/x", Use.READ, "unreadable", "cannot be read: Not a directory", None),
+        ("x" * 300, Use.READ, "unreadable", "cannot be read: File name too long", None),
         ("page.gguf", Use.READ, "corrupt", "is not usable: it is no GGUF file", AGAIN),
         ("template.jinja", Use.MODEL, "corrupt", "is not usable: it is no GGUF file", AGAIN),
         ("template.jinja", Use.FOLDER, "missing", "is not a folder", None),

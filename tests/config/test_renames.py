@@ -62,7 +62,7 @@ def test_a_slip_is_recognised(key: str, near: str) -> None:
     "key",
     ["no_mmap", "mmap", "top_m", "min_k", "cache_type", "cpu_layers", "fim-qwen-8b-default", "draft", "no_ctx_size",
      "xx", "embd-bge-small-en-default", "image_mid_tokens", "ngll", "-vv", "tool_call_parser", "tensorsplitting_rows",
-     "keep_alive", "roop-frek-basis"],
+     "keep_alive", "roop-frek-basis", "x" * 1_000_000],
 )  # fmt: skip
 def test_what_may_mean_something_else_is_no_guess(key: str) -> None:
     """A wrong guess that is followed does harm: no-mmproj switches vision off, top-p is not top-k."""

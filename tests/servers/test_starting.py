@@ -62,6 +62,27 @@ def test_each_part_of_a_split_model_is_marked(tmp_path: Path) -> None:
     tell(story)
 
 
+def test_what_a_server_writes_is_no_change(tmp_path: Path) -> None:
+    """A log that grows, or a slot that is saved, while it crashes: the back-off would never grow."""
+
+    async def story() -> None:
+        log, slots, media, gone = (tmp_path / name for name in ("x.log", "slots", "media", "gone"))
+        slots.mkdir()
+        media.mkdir()
+        uses = ((log, Use.WRITTEN), (slots, Use.FILLED), (media, Use.FOLDER), (gone, Use.FILLED))
+        with a_world() as world:
+            launch = a_launch(files=tuple(NamedFile(path, use) for path, use in uses))
+            before = await file_marks(a_server(), launch, world.around)
+            log.write_text("a line")
+            (slots / "0.bin").touch()
+            (media / "image.png").touch()
+            assert await file_marks(a_server(), launch, world.around) == before
+            gone.mkdir()
+            assert await file_marks(a_server(), launch, world.around) != before
+
+    tell(story)
+
+
 def test_each_start_has_a_socket_of_its_own_and_none_that_is_there(tmp_path: Path) -> None:
     async def story() -> None:
         with a_world() as world:
