@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LINE_BYTES = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
@@ -26,13 +28,15 @@ class RateLimit:
         self._cut = 0
         self._cut_since = 0.0
 
-    def admit(self, now: float) -> bool:
-        """Whether a line that comes at `now` may pass; one that may not is counted."""
+    def admit(self, now: float, size: int = 0) -> bool:
+        """Whether a line of `size` bytes that comes at `now` may pass; one that may not is counted. A long line counts
+        as one more for each LINE_BYTES of it.
+        """
         if self._filled_at is not None:
             self._tokens = min(float(self._burst), self._tokens + max(0.0, now - self._filled_at) * self._rate)
         self._filled_at = now
         if self._tokens >= 1:
-            self._tokens -= 1
+            self._tokens -= 1 + size // LINE_BYTES
             return True
         if not self._cut:
             self._cut_since = now

@@ -8,6 +8,7 @@ from llamad.host.address import Address
 from llamad.host.cgroup import Group, Groups, Limits
 from llamad.host.notify import Notifier
 from llamad.host.pidfd import boot_id, start_time
+from llamad.host.share import Share
 from llamad.servers.board import ReplicaKey
 from llamad.servers.command import Launch
 from llamad.servers.ledger import Ledger, Record
@@ -33,6 +34,8 @@ class ProcessLauncher:
         self._store = store if store is not None and store.active else None
         self._boot = boot_id() or ""
         self._descriptors = descriptors
+        self._share = Share()
+        """Of the loop's time, for the output of all children."""
         self._unremoved: list[str] = []
         self._emptying: list[Group] = []
         self._unstored: dict[str, tuple[Process, Literal["log_fd", "pid_fd", "stat_fd"]]] = {}
@@ -51,6 +54,7 @@ class ProcessLauncher:
                 outlives_llamad=self._store is not None,
                 group=group,
                 descriptors=self._descriptors,
+                share=self._share,
                 on_close=lambda: self._forget(key, group),
             )
         except OSError:
@@ -108,6 +112,7 @@ class ProcessLauncher:
             is_child=False,
             outlives_llamad=True,
             group=group,
+            share=self._share,
             on_close=lambda: self._forget(record.key, group),
         )
 

@@ -96,7 +96,7 @@ class Listener:
             self._on_news()
 
     def _log(self, level: int, text: str) -> None:
-        if self._limit.admit(time.monotonic()):
+        if self._limit.admit(time.monotonic(), len(text)):
             fields = {"server": self._key.server, "replica": self._key.index}
             log.log(level, "%s", text, extra=fields)
         self.report()

@@ -10,21 +10,23 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from llamad.host.cgroup import Group
+from llamad.host.descriptors import is_lack
 from llamad.host.files import read_kernel
 from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
 from llamad.host.pipes import drop, peek
+from llamad.host.share import TURN, Share
 
 PIPE_BYTES = 1 << 20
 """Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
-_CHUNK = 1 << 16
+_PIECE = 1 << 10
+"""Bytes read at a time: they may be as many lines, and each costs some microseconds."""
 _MAX_STAT = 4096
-_MAX_CHUNKS_A_TURN = 4
-"""A flood must not keep the loop from its other work."""
 
 _PRELUDE = """
 if [ -n "$1" ]; then [ "$PPID" = "$1" ] || exit 125; fi
@@ -45,8 +47,8 @@ class Process:
     """One child and everything that belongs to it. `ended` gets its Exit. `is_child` is false for one that an earlier
     llamad started; of one that `outlives_llamad`, no output leaves the pipe before it was dealt with, so that a killed
     llamad loses none. `stat_fd` is its /proc/PID/stat, opened by the llamad that started it (-1: none): a later
-    llamad can read its memory nowhere else, for /proc hides it (ProtectProc=, PrivateUsers=). `on_close` is called
-    once, when it is let go.
+    llamad can read its memory nowhere else, for /proc hides it (ProtectProc=, PrivateUsers=). `share` bounds the time
+    that the output of all children takes. `on_close` is called once, when it is let go.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Process:
         is_child: bool,
         outlives_llamad: bool = False,
         group: Group | None = None,
+        share: Share | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid = pid
@@ -73,6 +76,12 @@ class Process:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._on_output: Callable[[bytes], None] | None = None
         self._log_open = False
+        self._share = share or Share()
+        self._resuming: asyncio.TimerHandle | None = None
+        """While it writes more than there is time to read."""
+        self._exit: Exit | None = None
+        self._rest = 0
+        """Bytes that are read after its end."""
         self._status_tries = 20
 
     def attach(self, on_output: Callable[[bytes], None]) -> None:
@@ -162,18 +171,43 @@ class Process:
             send_signal(self.pid_fd, number)
 
     def _read_some(self) -> None:
-        for _ in range(_MAX_CHUNKS_A_TURN if self._log_open else 0):
-            try:
-                data = self._read(self.log_fd, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:  # the child closed its end; it may live on
-                self._close_log()
-                return
-            assert self._on_output is not None
-            self._on_output(data)
-            if self._read is peek:
-                drop(self.log_fd, len(data))
+        """Read for a turn; one who writes more than that is read on once all had their share of the loop's time."""
+        spent = self._read_for_a_turn()
+        wait = self._share.spend(spent, time.monotonic())
+        if wait and self._log_open and self._exit is None:
+            self._loop.remove_reader(self.log_fd)
+            self._resuming = self._loop.call_later(wait, self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._loop.add_reader(self.log_fd, self._read_some)
+
+    def _read_for_a_turn(self) -> float:
+        """Processor time it took."""
+        began, spent = time.thread_time(), 0.0
+        while self._log_open and spent < TURN and self._read_piece():
+            spent = time.thread_time() - began
+        return time.thread_time() - began
+
+    def _read_piece(self) -> bool:
+        """Whether something was there."""
+        try:
+            data = self._read(self.log_fd, _PIECE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if not is_lack(error):
+                raise
+            return False  # no descriptor is left to look into the pipe with: what is there stays there
+        if not data:  # the child closed its end; it may live on
+            self._close_log()
+            return False
+        assert self._on_output is not None
+        self._on_output(data)
+        self._rest -= len(data)
+        if self._read is peek:
+            drop(self.log_fd, len(data))
+        return True
 
     def _on_end(self) -> None:
         if self.pid_fd < 0:
@@ -184,14 +218,30 @@ class Process:
             self._status_tries -= 1  # who reaps it is not us: the kernel tells its status once that is done
             self._loop.call_later(0.01, self._on_end)
             return
-        ended = _reap(self.pid_fd, is_child=self._is_child)
-        for _ in range(PIPE_BYTES // (_CHUNK * _MAX_CHUNKS_A_TURN)):  # whoever else still writes is not waited for
-            self._read_some()  # the last lines name the cause
+        self._exit = _reap(self.pid_fd, is_child=self._is_child)
+        self._rest = PIPE_BYTES  # whoever else still writes is not waited for
+        if self._resuming is not None:
+            self._resuming.cancel()
+        elif self._log_open:
+            self._loop.remove_reader(self.log_fd)
+        self._read_the_rest()
+
+    def _read_the_rest(self) -> None:
+        """Its last lines name the cause: they are read before its end is told, in turns like all others."""
+        self._resuming = None
+        before = self._rest
+        self._read_for_a_turn()
+        if self._log_open and before != self._rest and self._rest > 0:
+            self._resuming = self._loop.call_later(TURN, self._read_the_rest)
+            return
         self._close_log()
-        if not self.ended.done():
-            self.ended.set_result(ended)
+        if not self.ended.done() and self._exit is not None:
+            self.ended.set_result(self._exit)
 
     def _close_log(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
         if self.log_fd >= 0:
             if self._log_open:
                 self._loop.remove_reader(self.log_fd)
@@ -215,6 +265,7 @@ def spawn(
     outlives_llamad: bool,
     group: Group | None = None,
     descriptors: int | None = None,
+    share: Share | None = None,
     on_close: Callable[[], None] = lambda: None,
 ) -> Process:
     """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the

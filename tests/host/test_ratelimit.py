@@ -62,3 +62,10 @@ def test_never_more_than_the_burst_and_the_rate_and_nothing_uncounted(pauses: li
     last = limit.finish(now)
     assert passed + cut + (last.lines if last else 0) == len(pauses)
     assert passed <= 10 + now * 20 + 1e-6
+
+
+def test_a_long_line_counts_as_several() -> None:
+    """Eight kilobytes a line would fill a journal that 200 short lines a second do not."""
+    limit = RateLimit(rate=10, burst=20)
+    assert [limit.admit(0, 8192) for _ in range(3)] == [True, True, False]
+    assert [limit.admit(at, 100) for at in (1, 2, 3)] == [False, True, True]

@@ -20,9 +20,13 @@ from llamad.host.cgroup import Group, Warnings
 from llamad.host.pidfd import Exit, open_pidfd, start_time
 from llamad.host.pipes import peek
 from llamad.servers import process as module
+from llamad.servers.board import ReplicaKey
+from llamad.servers.listener import Listener
+from llamad.servers.output import Output
 from llamad.servers.process import PIPE_BYTES, Process, spawn
 from tests.waiting import until, wait_until
 
+KEY = ReplicaKey("a", 0)
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
 
@@ -173,13 +177,67 @@ async def test_a_flood_does_not_starve_the_loop() -> None:
             before = count
             await asyncio.sleep(0)
             a_turn.append(count - before)
-        assert max(a_turn) <= 1 << 18
+        assert 0 in a_turn, "the others have turns too"
         process.kill()
         assert await asyncio.wait_for(process.ended, 5) == Exit(signal=signal.SIGKILL)
     finally:
         process.kill()
         await process.ended
         process.close()
+
+
+@pytest.mark.parametrize("outlives_llamad", [False, True])
+async def test_a_flood_of_empty_lines_gets_a_share_of_the_loop_and_no_more(outlives_llamad: bool) -> None:  # noqa: FBT001
+    """A turn is bounded by time: a thousand lines may be in a kilobyte, and each costs what a long one does."""
+    process = shell("exec yes ''", outlives_llamad=outlives_llamad)
+    lines = 0
+    listener = Listener(KEY, Output(), private=True, adopted=False, on_news=lambda: None)
+
+    def feed(data: bytes) -> None:
+        nonlocal lines
+        lines += data.count(b"\n")
+        listener.feed(data)
+
+    process.attach(feed)
+    try:
+        began, used, worst = time.monotonic(), time.thread_time(), 0.0
+        while time.monotonic() - began < 1:
+            before = time.thread_time()
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.thread_time() - before)
+        assert lines > 1000
+        assert worst < 0.05, "a turn took too long"
+        assert time.thread_time() - used < 0.4 * (time.monotonic() - began)
+    finally:
+        process.kill()
+        await process.ended
+        process.close()
+
+
+async def test_the_last_words_of_a_flood_are_read_before_its_end_is_told() -> None:
+    process = shell("i=0; while [ $i -lt 2000 ]; do echo; i=$((i+1)); done; echo last words; exit 3")
+    async with running(process) as output:
+        assert await asyncio.wait_for(process.ended, 20) == Exit(code=3)
+        assert output.endswith(b"last words\n")
+
+
+async def test_without_a_descriptor_output_stays_in_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, lacks = peek, 3
+
+    def lacking(pipe: int, size: int) -> bytes:
+        nonlocal lacks
+        if lacks:
+            lacks -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(pipe, size)
+
+    monkeypatch.setattr("llamad.servers.process.peek", lacking)
+    process = shell("echo kept; sleep 60")
+    async with running(process) as output:
+        await until(lambda: b"kept" in output)
+        assert not lacks
+        process.kill()
+        await process.ended
 
 
 async def test_what_a_loading_child_uses_is_seen() -> None:
