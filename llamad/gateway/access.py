@@ -9,16 +9,31 @@ from llamad.gateway.types import Exchange
 log = logging.getLogger("llamad.access")
 Mode = Literal["all", "errors", "off"]
 _MAX_PATH = 256
-_PROMPT = re.compile(rb'"(?:prompt_tokens|input_tokens|prompt_n)"\s*:\s*(\d{1,12})\b')
-_COMPLETION = re.compile(rb'"(?:completion_tokens|output_tokens|predicted_n)"\s*:\s*(\d{1,12})\b')
+_FIGURE = r'"(?:{})"\s*:\s*(\d{{1,12}})\b'
+
+
+def _named(*names: str) -> re.Pattern[bytes]:
+    return re.compile(_FIGURE.format("|".join(names)).encode())
+
+
+_PROMPT = _named("prompt_tokens", "input_tokens", "tokens_evaluated")
+_BESIDE = _named("cache_read_input_tokens")
+"""Anthropic's `input_tokens` are those that were not in the cache; OpenAI's `prompt_tokens` are all."""
+_PROMPT_READ, _PROMPT_CACHED = _named("prompt_n"), _named("cache_n")
+_COMPLETION, _PREDICTED = _named("completion_tokens", "output_tokens", "tokens_predicted"), _named("predicted_n")
 
 
 def tokens(tail: bytes) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the completion, where an answer's end names them: `usage` of OpenAI's and of
-    Anthropic's shape, or llama-server's `timings`; the last that is named counts. Text that a model wrote cannot pass
-    for one: its quotes are escaped.
+    """Tokens of the prompt, cached ones included, and of the completion, where an answer's end names them: `usage` of
+    OpenAI's and of Anthropic's shape, or else llama-server's `timings`; the last that is named counts. Text that a
+    model wrote cannot pass for one: its quotes are escaped.
     """
-    return _last(_PROMPT, tail), _last(_COMPLETION, tail)
+    prompt, beside = _last(_PROMPT, tail), _last(_BESIDE, tail)
+    if prompt is None:
+        prompt, beside = _last(_PROMPT_READ, tail), _last(_PROMPT_CACHED, tail)
+    completion = _last(_COMPLETION, tail)
+    total = None if prompt is None else prompt + (beside or 0)
+    return total, completion if completion is not None else _last(_PREDICTED, tail)
 
 
 def _last(pattern: re.Pattern[bytes], tail: bytes) -> int | None:

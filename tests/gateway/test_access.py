@@ -111,3 +111,23 @@ def test_a_long_path_is_cut(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_tokens_are_read_from_the_end_of_an_answer(tail: bytes, expected: tuple[int | None, int | None]) -> None:
     assert tokens(tail) == expected
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (
+            b'"usage":{"completion_tokens":4,"prompt_tokens":31,"total_tokens":35},"timings":{"cache_n":30,"prompt_n":1}',
+            (31, 4),
+        ),
+        (b'"timings":{"cache_n":30,"prompt_n":1,"predicted_n":4}', (31, 4)),
+        (b'"timings":{"prompt_n":31,"predicted_n":4}', (31, 4)),
+        (b'"usage":{"cache_read_input_tokens":30,"input_tokens":1,"output_tokens":4}', (31, 4)),
+        (b'"usage":{"input_tokens":31,"input_tokens_details":{"cached_tokens":30},"output_tokens":4}', (31, 4)),
+        (b'"tokens_predicted":4,"tokens_evaluated":31,"timings":{"cache_n":30,"prompt_n":1,"predicted_n":4}', (31, 4)),
+        (b'"content":"\\"prompt_tokens\\": 5"', (None, None)),
+    ],
+)
+def test_a_cached_prompt_counts_as_a_whole_in_every_shape(tail: bytes, expected: tuple[int | None, int | None]) -> None:
+    """A stream without usage and an answer with timings beside it told only what was not in the cache."""
+    assert tokens(tail) == expected
