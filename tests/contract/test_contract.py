@@ -322,6 +322,72 @@ def test_tcp(engine: Engine) -> None:
         assert f"http://127.0.0.1:{port}" in one.log.read_text()
 
 
+# --- what watching relies on
+
+
+def test_looking_at_the_slots_wakes_a_sleeping_one_and_nothing_else_does(engine: Engine) -> None:
+    with Server(engine, "--sleep-idle-seconds", "1", "--metrics") as one:
+        one.wait_until("asleep", "/props", lambda props: props["is_sleeping"])
+        for path in ("/health", "/props", "/v1/models", "/metrics"):
+            assert one.get(path).status == 200
+            assert one.get("/props").json["is_sleeping"], path
+        assert one.get("/slots").status == 200
+        assert not one.get("/props").json["is_sleeping"]
+        one.wait_until("asleep again", "/props", lambda props: props["is_sleeping"])
+        assert one.ask("POST", "/v1/chat/completions", CHAT).status == 200
+        assert not one.get("/props").json["is_sleeping"]
+
+
+def test_a_prompt_moves_its_counters_batch_by_batch_and_uses_the_processor_all_along(engine: Engine) -> None:
+    words = " ".join(f"word{number}" for number in range(300))
+    slow = {"FAKE_BATCHES": "3", "FAKE_BATCH_S": "0.2"}
+    with Server(engine, "--parallel", "1", "--threads", "1", "--batch-size", "256", env=slow) as one:
+        before = cpu_seconds(one.process.pid)
+        with one.connection() as connection:
+            body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body))
+            seen: set[int] = set()
+
+            def is_over(slots: Any) -> bool:
+                (slot,) = slots
+                seen.add(slot.get("n_prompt_tokens_processed", 0) if slot["is_processing"] else 0)
+                return len(seen) > 2 and not slot["is_processing"]
+
+            one.wait_until("over", "/slots", is_over)
+            assert connection.getresponse().status == 200
+        assert len(seen) <= 8, "one step a batch, not one a token"
+        assert cpu_seconds(one.process.pid) - before > 0.1
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_conversation_goes_on_after_its_client_left(engine: Engine) -> None:
+    with Server(engine, "--parallel", "1", env={**engine.slow, "FAKE_CHUNK_DELAY": "0.05"}) as one:
+        body = json.dumps({**CHAT, "stream": True, "max_tokens": 60, "ignore_eos": True})
+        with one.connection() as connection:
+            headers = {"Content-Type": "application/json", "X-Conversation-Id": "c1"}
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            connection.getresponse().read(1)
+            connection.sock.close()
+        time.sleep(1.5)  # one that is not a conversation has ended by then
+        (slot,) = one.get("/slots").json
+        if engine.name == "fake":
+            assert slot["is_processing"]
+        one.wait_until("the end", "/slots", lambda slots: not slots[0]["is_processing"])
+        assert one.get("/slots").json[0]["next_token"][0]["n_decoded"] >= 59
+
+
+def test_one_token_for_llamad_itself(server: Server) -> None:
+    """What llamad asks to know whether a doubtful server still works."""
+    answer = server.ask("POST", "/completion", {"prompt": "a", "n_predict": 1, "cache_prompt": False})
+    assert answer.status == 200
+    assert answer.json["tokens_predicted"] == 1
+
+
 def test_what_it_logs(engine: Engine) -> None:
     with Server(engine) as one:
         lines = one.log.read_text().splitlines()

@@ -37,8 +37,10 @@ def raw(request: Request) -> None:
 def _complete(request: Request, kind: str) -> None:
     asked = request.json()
     if setting("STATUS"):
-        request.error(int(setting("STATUS")), "fake: told to fail", "server_error")
+        request.error(int(setting("STATUS")), "Compute error.", "server_error")
         return
+    while hanging("swallow"):
+        request.connection.rest(0.02)
     if (error := fields.refused(asked)) is not None:
         request.error(*error)
         return
@@ -52,15 +54,39 @@ def _complete(request: Request, kind: str) -> None:
         else:
             request.answer(200, _whole(slot, kind, "".join(_words(request, slot))))
     except (LeftError, OSError):
+        if request.header("x-conversation-id"):
+            _go_on(slot)
         srv("W", "stop", f"cancel task, id_task = {slot.task}")
         raise
     finally:
         slot.busy = False
 
 
+def _go_on(slot: Slot) -> None:
+    """A conversation is generated to its end, though its client has left."""
+    while slot.decoded < slot.limit:
+        time.sleep(number("CHUNK_DELAY"))
+        slot.decoded += 1
+
+
+def _read_prompt(request: Request, slot: Slot) -> None:
+    """Read the prompt in batches, as long as asked: the counters move at the end of one, the processor all along."""
+    batches, seconds = int(number("BATCHES")), number("BATCH_S")
+    slot.processed = 0 if batches else slot.prompt
+    for batch in range(1, batches + 1):
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            began = time.thread_time()
+            while time.thread_time() - began < 0.02:
+                pass
+            request.connection.rest(0.02)
+        slot.processed = slot.prompt * batch // batches
+
+
 def _words(request: Request, slot: Slot) -> Iterator[str]:
     """One word at a time, hanging and waiting as asked."""
     request.connection.rest(number("DELAY"))
+    _read_prompt(request, slot)
     while slot.decoded < slot.limit:
         while hanging("decode"):
             request.connection.rest(0.02)

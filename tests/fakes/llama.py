@@ -54,6 +54,7 @@ def main() -> None:
     _load()
     die_if("load")
     State.ready = True
+    slots.wake()
     srv("I", "llama_server", "model loaded")
     if not setting("IGNORE_TERM"):
         _signal.signal(_signal.SIGTERM, _terminated)

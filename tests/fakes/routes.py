@@ -6,7 +6,7 @@ import os
 import time
 
 from tests.fakes import completions, options, slots
-from tests.fakes.mood import die_if, hanging
+from tests.fakes.mood import die_if, hanging, setting
 from tests.fakes.slots import context, model_name
 from tests.fakes.wire import Request
 
@@ -60,6 +60,7 @@ def _allowed(request: Request) -> bool:
 
 def _work(request: Request, name: str) -> None:
     """Answer a request that counts."""
+    slots.wake()
     try:
         _POSTS[name](request)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,12 +103,13 @@ def _tokenize(request: Request) -> None:
 def _slots(request: Request) -> None:
     while hanging("slots"):
         request.connection.rest(0.02)
+    slots.wake()
     if options.values.get("--slots", "1") == "":
         _not_switched_on(request, "slots endpoint", "--slots")
     elif "fail_on_no_slot" in request.target and all(one.busy for one in slots.slots):
         request.error(503, "no slot available", "unavailable_error")
     else:
-        request.answer(200, [one.shown() for one in slots.slots])
+        request.answer(200, [] if setting("NO_SLOTS") else [one.shown() for one in slots.slots])
 
 
 def _props(request: Request) -> None:
@@ -127,7 +129,7 @@ def _props(request: Request) -> None:
             "bos_token": "<s>",
             "eos_token": "</s>",
             "build_info": "b11434-fake",
-            "is_sleeping": False,
+            "is_sleeping": slots.is_asleep(),
         },
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import _thread
 import os
+import time
 
 from tests.fakes import options
+from tests.fakes.mood import srv
 from tests.fakes.wire import Request
 
 TYPE_CHECKING = False
@@ -24,6 +26,9 @@ class Counts:
 
     requests = 0
     tasks = 0
+    used = time.monotonic()
+    """When something last kept it awake."""
+    asleep = False
 
 
 class Slot:
@@ -31,6 +36,7 @@ class Slot:
 
     def __init__(self, index: int) -> None:
         self.id, self.busy, self.prompt, self.decoded, self.limit = index, False, 0, 0, 0
+        self.processed = 0
         self.task: int | None = None
 
     def shown(self) -> Mapping[str, object]:
@@ -43,7 +49,7 @@ class Slot:
             **out,
             "id_task": self.task,
             "n_prompt_tokens": self.prompt + self.decoded,
-            "n_prompt_tokens_processed": self.prompt,
+            "n_prompt_tokens_processed": self.processed,
             "n_prompt_tokens_cache": 0,
             "params": {"n_predict": self.limit, "stream": False},
             "next_token": [{"has_next_token": self.busy, "has_new_line": False, **token}],
@@ -106,12 +112,29 @@ def take(request: Request, prompt: int, limit: int) -> Slot:
                 if free is not None and _turns[0] is me:
                     Counts.tasks += 1
                     free.busy, free.task, free.decoded = True, Counts.tasks, 0
-                    free.prompt, free.limit = prompt, limit
+                    free.prompt, free.processed, free.limit = prompt, prompt, limit
                     return free
             request.connection.rest(0.002)
     finally:
         with _lock:
             _turns.remove(me)
+
+
+def is_asleep() -> bool:
+    """Whether it sleeps, as it was told to when idle."""
+    seconds = float(options.values.get("--sleep-idle-seconds", "-1"))
+    if any(slot.busy for slot in slots):
+        Counts.used = time.monotonic()
+    Counts.asleep = Counts.asleep or 0 < seconds <= time.monotonic() - Counts.used
+    return Counts.asleep
+
+
+def wake() -> None:
+    """Something came that wakes it, or keeps it awake."""
+    if is_asleep():
+        srv("I", "wake", "server is waking up")
+        time.sleep(0.05)
+    Counts.asleep, Counts.used = False, time.monotonic()
 
 
 def count_request() -> int:
