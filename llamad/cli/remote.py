@@ -50,12 +50,12 @@ def _watch(client: Client, *, server: str | None, as_json: bool) -> int:
 
 def plan(client: Client, file: Path | None) -> int:
     """`llamad plan`: what a reload would do, or one with FILE in the place of the configuration; a step a line."""
-    if file is None:
-        answer = client.get("plan")
-    else:
+    sent = None
+    if file is not None:
         from llamad.cli.local import files_of
 
-        answer = client.post("plan", body=files_of(file))
+        sent = files_of(file)
+    answer = client.post("plan", body=sent)
     warn(answer["problems"])
     earlier = list(_earlier(answer)) if file is None else []
     for line in (*earlier, *(_steps(answer) or [_nothing("nothing would change", earlier)])):

@@ -25,6 +25,8 @@ PATIENCE = 10.0
 MOST_STUCK = 32
 """Threads that may wait in the kernel for disks that do not answer; then nothing more is tried."""
 _IDLE = 8
+_MOST_LINKS = 40
+"""As many as the kernel follows (path_resolution(7))."""
 _KINDS = (
     (stat.S_ISDIR, errno.EISDIR, "it is a folder, not a file"),
     (stat.S_ISFIFO, errno.EINVAL, "it is a named pipe, not a file"),
@@ -140,21 +142,45 @@ def _size(count: int) -> str:
 class _Job:
     """One look, done by a thread that may be given up."""
 
-    def __init__(self, look: Callable[[], Any]) -> None:
-        self.look = look
+    def __init__(self, path: Path, look: Callable[[], Any], dead: frozenset[Path]) -> None:
+        self.at = path
+        """What it looks at just now, free of links."""
+        self._look = look
+        self._dead = dead
         self.done = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.value = self.look()
+            self._walk(self.at)
+            self.value = self._look()
         except BaseException as error:  # noqa: BLE001 - who asked gets it
             self.error = error
 
+    def _walk(self, path: Path) -> None:
+        """Go to the file step by step, so that it is known at which it waits; OSError before a step onto a disk that
+        is known not to answer.
+        """
+        mounts = _mounts() if self._dead else frozenset()
+        at, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+        while rest and links <= _MOST_LINKS:
+            name = rest.pop()
+            self.at = at.parent if name == ".." else at / name
+            if self._dead and _disk(self.at, mounts) in self._dead:
+                raise _no_answer("its disk does not answer")
+            try:
+                target = Path(os.readlink(self.at))
+            except OSError:  # no link; what else is wrong with it, the look itself will find
+                at = self.at
+                continue
+            links += 1
+            at = Path("/") if target.is_absolute() else at
+            rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
 
 class _Threads:
-    """The threads that look, and the paths of looks that were given up and still wait."""
+    """The threads that look, and the disks on which looks that were given up still wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -162,8 +188,11 @@ class _Threads:
         self._stuck: dict[_Job, Path] = {}
 
     def do(self, path: Path, look: Callable[[], T], patience: float) -> T:
-        self._refuse_stuck(path)
-        job = _Job(look)
+        with self._lock:
+            stuck = list(self._stuck.values())
+        if len(stuck) >= MOST_STUCK:
+            raise _no_answer(f"not read: {len(stuck)} reads already wait for disks that do not answer")
+        job = _Job(path, look, frozenset(stuck))
         try:
             self._hand(job)
         except RuntimeError:  # can't start new thread: the limit of processes should fail a start, and not a look
@@ -172,23 +201,12 @@ class _Threads:
         if not job.done.wait(patience):
             with self._lock:
                 if not job.done.is_set():
-                    self._stuck[job] = path
+                    self._stuck[job] = _disk(job.at, _mounts())
                     raise _no_answer(f"its disk has not answered for {patience:g} s")
         if job.error is not None:
             raise job.error
         value: T = job.value
         return value
-
-    def _refuse_stuck(self, path: Path) -> None:
-        if not self._stuck:
-            return
-        with self._lock:
-            stuck = list(self._stuck.values())
-        if len(stuck) >= MOST_STUCK:
-            raise _no_answer(f"not read: {len(stuck)} reads already wait for disks that do not answer")
-        disk = _disk(path)
-        if any(_disk(one) == disk for one in stuck):
-            raise _no_answer("its disk does not answer")
 
     def _hand(self, job: _Job) -> None:
         with self._lock:
@@ -223,14 +241,18 @@ def _no_answer(words: str) -> OSError:
     return TimeoutError(errno.ETIMEDOUT, words)
 
 
-def _disk(path: Path) -> Path:
-    """What is taken for one disk: the mount that the path is below; its folder where that is the root's own."""
+def _mounts() -> frozenset[Path]:
+    """Where something is mounted, but for the root."""
     try:
         lines = read_kernel(Path("/proc/self/mountinfo")).splitlines()
-    except OSError:
-        return path.parent
-    mounts = {Path(line.split(" ")[4].encode().decode("unicode_escape")) for line in lines}
-    return next((one for one in path.parents if one in mounts and one != Path("/")), path.parent)
+    except OSError:  # then every file stands for itself
+        return frozenset()
+    return frozenset(Path(line.split(" ")[4].encode().decode("unicode_escape")) for line in lines) - {Path("/")}
+
+
+def _disk(path: Path, mounts: frozenset[Path]) -> Path:
+    """What is taken for the disk of a path without links: where it is mounted; for the root's own, the path itself."""
+    return next((one for one in (path, *path.parents) if one in mounts), path)
 
 
 _threads = _Threads()

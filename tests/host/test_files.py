@@ -201,9 +201,33 @@ def test_threads_are_used_again(tmp_path: Path) -> None:
     files._threads.end()
 
 
-def test_without_a_list_of_mounts_a_folder_stands_for_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_to_a_dead_disk_says_nothing_of_its_neighbours(tmp_path: Path) -> None:
+    """The folder of the link is on a disk that is well: a server whose model lies there must go on."""
+    (tmp_path / "fine").write_text("fine")
+    (tmp_path / "folder").symlink_to("../" + tmp_path.name + "/disk")
+    with a_dead_disk(tmp_path / "disk") as disk:
+        (tmp_path / "link").symlink_to(disk / "x")
+        with pytest.raises(TimeoutError, match="has not answered"):
+            within(tmp_path / "link", (tmp_path / "link").stat, patience=0.2)
+        assert read_text(tmp_path / "fine") == "fine"
+        for path in (disk / "y", tmp_path / "link", tmp_path / "folder" / "z", tmp_path / "folder" / ".." / "disk"):
+            with pytest.raises(TimeoutError, match="its disk does not answer"):
+                read_bytes(path)
+        assert names_in(tmp_path) == ["disk", "fine", "folder", "link"]
+
+
+def test_what_hangs_on_the_root_disk_stands_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    with pytest.raises(TimeoutError, match="has not answered"):
+        within(tmp_path / "x", free.wait, patience=0.01)
+    (tmp_path / "y").touch()
+    assert read_bytes(tmp_path / "y") == b""
+    with pytest.raises(TimeoutError, match="its disk does not answer"):
+        read_bytes(tmp_path / "x")
+    free.set()
+
     def hidden(*_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "read_kernel", hidden)
-    assert files._disk(tmp_path / "x") == tmp_path
+    assert files._mounts() == frozenset()
