@@ -13,9 +13,11 @@ from llamad.candidate import Beside
 from llamad.config.loader import Loaded
 from llamad.config.model import Config, ServerConfig
 from llamad.config.units import format_duration
-from llamad.gateway.bind import listen_problems
+from llamad.gateway.bind import NO_UNIT, listen_problems
 from llamad.gateway.gateway import Gateway, inherit
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys, load_keys
+from llamad.gateway.listen import STORED
+from llamad.gateway.socketunit import SOCKET_UNIT_NAME, unit_sockets
 from llamad.host.address import TcpAddress
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
@@ -73,7 +75,8 @@ class Front:
         current = {**dict.fromkeys(accepted, ()), **listening}
         views = self._fleet.board.replicas.values()
         ports = {one.address.port for one in tuple(views) if isinstance(one.address, TcpAddress)}
-        return replace(keys, problems=(*keys.problems, *listen_problems(loaded, current, ports)))
+        unit = NO_UNIT if self._gateway is None else self._gateway.unit
+        return replace(keys, problems=(*keys.problems, *listen_problems(loaded, current, ports, unit)))
 
     def read_keys(self, config: Config) -> Beside:
         """Read the API keys anew (in a thread). They hold once they were taken and a configuration was accepted."""
@@ -99,6 +102,7 @@ class Front:
         """Listen for the time of the block; at its end, requests that are there may end. Takes what it can use out of
         `handed`, and closes the rest.
         """
+        unit = unit_sockets(handed)
         inherited = inherit(handed, config.gateway.listen)
         gateway = Gateway(
             self._fleet,
@@ -108,13 +112,9 @@ class Front:
             external_key=self._external_key,
             report=self._report,
             inherited=inherited,
+            unit=unit,
         )
-        for name in list(handed):  # of addresses that are not listened on any more, and what is foreign
-            if not (useless := handed.pop(name)):
-                continue
-            log.warning("descriptors %r from systemd are of no use here: closed", name, extra={"event": "foreign-fd"})
-            close_all(useless)
-            self._notifier.remove(name)
+        self._close_useless(handed)
         async with gateway:
             self._gateway = gateway
             follower = asyncio.ensure_future(self._follow(gateway))
@@ -129,6 +129,22 @@ class Front:
                 await gateway.withdraw()
             longest = max((one.stop.drain_timeout for one in self._fleet.configs.values()), default=0.0)
             await drain(gateway.drain, self._fleet.in_hand, grace=min(GRACE, longest))
+
+    def _close_useless(self, handed: dict[str, list[int]]) -> None:
+        """Sockets of addresses that are not listened on any more, and what is foreign."""
+        for name in list(handed):
+            if not (useless := handed.pop(name)):
+                continue
+            if name == SOCKET_UNIT_NAME:
+                words, event = "llamad.socket (%r) has something that is no listening socket: closed", "foreign-fd"
+            elif name.startswith(STORED):
+                words, event = "a socket of an address that gateway.listen names no more (%r) is closed", "old-socket"
+            else:
+                words, event = "systemd handed over file descriptors that are not llamad's (%r): closed", "foreign-fd"
+            level = logging.INFO if event == "old-socket" else logging.WARNING
+            log.log(level, words, name, extra={"event": event})
+            close_all(useless)
+            self._notifier.remove(name)
 
     async def _follow(self, gateway: Gateway) -> None:
         """Apply what was accepted, and have systemd keep the sockets: without them a client of a restarting llamad

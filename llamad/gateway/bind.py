@@ -11,6 +11,7 @@ from secrets import token_hex
 
 from llamad.config.loader import Loaded
 from llamad.config.problems import Problem, ProblemKind
+from llamad.gateway.socketunit import UnitSockets
 from llamad.host.accept import BACKLOG
 from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress
 from llamad.host.keepalive import watch_peer
@@ -19,22 +20,26 @@ UNIX_MODE = 0o660
 _UNIQUE = 6
 """Characters that a name needs so that nobody else has it."""
 IN_USE = "something else listens there"
+NO_UNIT = UnitSockets()
 Place = tuple[int, str]
 """A family and an IP address that a host stands for."""
 Leaving = Mapping[Address, Sequence[socket.socket]]
 """What is listened on and will soon be closed: the new may have the same port, or the same file."""
 
 
-def bind(address: Address, places: Iterable[Place], leaving: Leaving) -> list[socket.socket]:
-    """Sockets that listen at `address`, non-blocking. `places` is what a TCP address's host stands for (`resolve`).
-    OSError where it cannot be; then nothing is left open.
+def bind(address: Address, places: Iterable[Place], leaving: Leaving, unit: UnitSockets) -> list[socket.socket]:
+    """Sockets that listen at `address`: those of llamad.socket where it has them, else new ones. `places` is what a TCP
+    address's host stands for (`resolve`). OSError where it cannot be; then nothing is left open.
     """
     if isinstance(address, UnixAddress):
-        return [_bind_unix(address.path, leaving)]
+        return [unit.at(socket.AF_UNIX, str(address.path)) or _bind_unix(address.path, leaving)]
     opened: list[socket.socket] = []
     try:
         with _sharing(address.port, leaving) as shared:
             for family, host in places:
+                if (given := unit.at(family, (host, address.port))) is not None:
+                    opened.append(given)
+                    continue
                 sock = _bind_tcp(family, host, address.port, shared=shared)
                 opened.append(sock)
                 sock.listen(BACKLOG)
@@ -47,22 +52,29 @@ def bind(address: Address, places: Iterable[Place], leaving: Leaving) -> list[so
     return opened
 
 
-def why_not_bound(address: Address, leaving: Leaving) -> str | None:
+def why_not_bound(address: Address, leaving: Leaving, unit: UnitSockets) -> str | None:
     """Why `address` could not be bound now, None where it could. Blocks (a host is looked up); nothing stays open."""
     try:
         if isinstance(address, UnixAddress):
-            _try_unix(address.path, leaving)
+            if (given := unit.at(socket.AF_UNIX, str(address.path))) is None:
+                _try_unix(address.path, leaving)
+            else:
+                given.close()
         else:
             with _sharing(address.port, leaving) as shared:
                 for family, host in resolve(address):
-                    _bind_tcp(family, host, address.port, shared=shared).close()
+                    given = unit.at(family, (host, address.port))
+                    (given or _bind_tcp(family, host, address.port, shared=shared)).close()
     except OSError as error:
-        return why(error)
+        return why(error, address, unit)
     return None
 
 
 def listen_problems(
-    loaded: Loaded, current: Mapping[Address, Sequence[socket.socket]], given_up: Container[int] = ()
+    loaded: Loaded,
+    current: Mapping[Address, Sequence[socket.socket]],
+    given_up: Container[int] = (),
+    unit: UnitSockets = NO_UNIT,
 ) -> list[Problem]:
     """What of the `gateway.listen` that was read cannot be listened on. `current` is what is listened on now, or will
     be without being looked at again; `given_up` are ports of our own servers, which will be free. Blocks.
@@ -71,7 +83,7 @@ def listen_problems(
     leaving = {address: sockets for address, sockets in current.items() if address not in wanted}
     problems = []
     for address, (position, path) in zip(wanted, loaded.listen_at, strict=True):
-        reason = None if address in current else why_not_bound(address, leaving)
+        reason = None if address in current else why_not_bound(address, leaving, unit)
         soon_free = reason == IN_USE and isinstance(address, TcpAddress) and address.port in given_up
         if reason is not None and not soon_free:
             words = f"cannot listen on {address}: {reason}"
@@ -86,11 +98,12 @@ def resolve(address: TcpAddress) -> list[Place]:
     return list(dict.fromkeys((family, str(where[0])) for family, _, _, _, where in found))
 
 
-def why(error: OSError) -> str:
+def why(error: OSError, address: Address, unit: UnitSockets) -> str:
     """Why an address cannot be listened on, for a person."""
     match error.errno:
         case errno.EADDRINUSE:
-            return IN_USE
+            held = unit.with_port(address)
+            return IN_USE if held is None else f"llamad.socket has {held}: name that, or change the socket unit"
         case errno.EACCES | errno.EPERM:
             return "not allowed: a port below 1024 needs CAP_NET_BIND_SERVICE, a socket a writable folder"
         case errno.EADDRNOTAVAIL:

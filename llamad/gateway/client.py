@@ -334,3 +334,16 @@ class Client(asyncio.Protocol):
             self._transport.write_eof()
         else:
             self._transport.close()
+
+
+class TurnedAway(Client):
+    """A client of a socket that systemd listens on, and gateway.listen does not name."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._stage is Stage.IDLE:
+            words = "llamad takes no requests here: llamad.socket listens on this address, gateway.listen names others"
+            self._refuse(MalformedError(503, words))
+            self._stand_among(None)

@@ -12,6 +12,7 @@ from llamad.gateway.listen import descriptor_name, inherit
 from llamad.gateway.policy import Policy
 from llamad.gateway.server import GatewayServer
 from llamad.gateway.shared import Limits
+from llamad.gateway.socketunit import UnitSockets
 from llamad.gateway.types import Backends
 from llamad.host.address import Address
 from llamad.host.descriptors import client_connections, own_limit
@@ -26,7 +27,8 @@ class Gateway:
     """The OpenAI port over `backends`, for an `async with` block; it takes connections once `apply` was called in it.
 
     `external_key` reads the key that an external server asks. `report` is called with one line about what cannot be
-    listened on, or None, whenever that changes. `inherited` are sockets that listen already.
+    listened on, or None, whenever that changes. `inherited` are sockets that listen already, `unit` those
+    of llamad.socket.
     """
 
     def __init__(
@@ -39,10 +41,13 @@ class Gateway:
         external_key: Callable[[ServerConfig], str | None],
         report: Callable[[str | None], None],
         inherited: Mapping[Address, list[socket.socket]] | None = None,
+        unit: UnitSockets | None = None,
     ) -> None:
         self._policy = Policy(backends, settings, keys, metrics, external_key=external_key)
         self._backends = backends
-        self._server = GatewayServer(self._policy, self._limits(settings), report=report, inherited=inherited)
+        self._server = GatewayServer(
+            self._policy, self._limits(settings), report=report, inherited=inherited, unit=unit
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -59,9 +64,14 @@ class Gateway:
     def descriptors(self) -> dict[str, list[int]]:
         """What is listened on, by names for systemd's fd store; a successor takes it back with `inherit`."""
         return {
-            descriptor_name(address): [sock.fileno() for sock in sockets]
+            descriptor_name(address): [sock.fileno() for sock in sockets if not self.unit.owns(sock)]
             for address, sockets in self._server.sockets.items()
         }
+
+    @property
+    def unit(self) -> UnitSockets:
+        """The sockets of llamad.socket: systemd has them anyway."""
+        return self._server.unit
 
     @property
     def listening(self) -> Mapping[Address, list[socket.socket]]:

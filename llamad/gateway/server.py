@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from llamad.gateway.client import Client
+from llamad.gateway.client import Client, TurnedAway
 from llamad.gateway.listen import Listener
 from llamad.gateway.shared import Limits, Shared
+from llamad.gateway.socketunit import UnitSockets
 from llamad.gateway.types import Policy
 from llamad.host.accept import Acceptor
 from llamad.host.address import Address
@@ -26,7 +27,7 @@ class GatewayServer:
     """A block inside which the addresses given to `apply` are served.
 
     `report` is called with one line, or None when all is well, whenever what cannot be listened on changes.
-    `inherited` are listening sockets that are there already, by address.
+    `inherited` are listening sockets that are there already, by address; `unit` are those of llamad.socket.
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class GatewayServer:
         *,
         report: Callable[[str | None], None] = lambda _: None,
         inherited: Mapping[Address, list[socket.socket]] | None = None,
+        unit: UnitSockets | None = None,
     ) -> None:
+        self.unit = unit or UnitSockets()
+        self._unserved: list[str] = []
         self._shared = Shared(policy, limits)
         self._report = report
         self._inherited = dict(inherited or {})
@@ -52,6 +56,7 @@ class GatewayServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._close_listeners()
+        await self.unit.close()
         for sockets in self._inherited.values():
             for sock in sockets:
                 sock.close()
@@ -83,16 +88,22 @@ class GatewayServer:
         for address in wanted:
             if address not in self._listeners:
                 listener = self._listeners[address] = Listener(
-                    address, self._take, spawn=self._shared.tasks.spawn, changed=self._tell
+                    address, self._take, unit=self.unit, spawn=self._shared.tasks.spawn, changed=self._tell
                 )
                 await listener.open(self._inherited.pop(address, []), there)
         for listener in leaving.values():
             await listener.withdraw()
+        served = [sock for listener in self._listeners.values() for sock in listener.sockets]
+        self._unserved = await self.unit.turn_away(served, self._turn_away)
         self._tell()
 
     def _take(self, sock: socket.socket) -> Acceptor:
         shared = self._shared
         return Acceptor(sock, lambda: Client(shared), admits=shared.admits, relieve=shared.make_room)
+
+    def _turn_away(self, sock: socket.socket) -> Acceptor:
+        shared = self._shared
+        return Acceptor(sock, lambda: TurnedAway(shared), admits=shared.admits, relieve=shared.make_room)
 
     def renew(self, limits: Limits) -> None:
         """New limits, for requests that come from now on; and what the policy decided of heads is forgotten."""
@@ -141,6 +152,7 @@ class GatewayServer:
 
     def _tell(self) -> None:
         problems = [listener.problem for listener in self._listeners.values() if listener.problem is not None]
+        problems += [f"llamad.socket listens on {one}, which gateway.listen does not name" for one in self._unserved]
         self._report("; ".join(problems) or None)
 
     def _sweep(self) -> None:

@@ -51,15 +51,17 @@ class Acceptor:
         sock.listen(BACKLOG)
         self._loop.add_reader(sock, self._take)
 
-    async def close(self, *, for_all: bool = False) -> None:
-        """Take what waits already, and nothing from now on; connections that were taken stay. `for_all`: nobody else
-        who has the socket (systemd keeps it for a successor) listens on it any more either, and its port is free.
+    async def close(self, *, for_all: bool = False, leave_waiting: bool = False) -> None:
+        """Take what waits already (unless it is left to others who have the socket), and nothing from now on;
+        connections that were taken stay. `for_all`: nobody else who has the socket (systemd keeps it for a successor)
+        listens on it any more either, and its port is free.
         """
         if self.sock.fileno() < 0:
             return
         if self._paused is not None:
             self._paused.cancel()
-        self._take(BACKLOG)
+        if not leave_waiting:
+            self._take(BACKLOG)
         self._loop.remove_reader(self.sock)
         if self._paused is not None:
             self._paused.cancel()

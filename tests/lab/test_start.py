@@ -11,6 +11,12 @@ from tests.lab.machine import until
 pytestmark = pytest.mark.lab
 
 GO = "/srv/models/go"
+_STATUS = """
+import http.client, sys
+connection = http.client.HTTPConnection("127.0.0.1", {port}, timeout=3)
+connection.request("GET", "/health")
+sys.exit(connection.getresponse().status != {status})
+"""
 
 
 def test_a_fresh_installation_runs_and_says_what_to_do(guest: Guest) -> None:
@@ -112,6 +118,38 @@ def test_the_socket_unit_starts_the_service_with_the_first_client(guest: Guest) 
         assert guest.ask("one")["choices"]
         assert not guest.journal("LLAMAD_EVENT=foreign-fd")
     finally:
+        guest.run("systemctl", "stop", "llamad.socket", SERVICE)
+
+
+def test_the_socket_unit_is_enabled_as_it_says_and_outlives_a_change_of_address(guest: Guest) -> None:
+    """`enable --now` failed, clients hung in a socket that nobody took them from, and the way back was barred."""
+    guest.configure({"one": fake_server()})
+    guest.start()
+    unit = guest.run("cat", "/usr/lib/systemd/system/llamad.socket", check=False) or guest.run(
+        "cat", "/etc/systemd/system/llamad.socket"
+    )
+    steps = [line.removeprefix("#   ") for line in unit.splitlines() if line.startswith("#   systemctl ")]
+    assert len(steps) == 3
+    try:
+        for step in steps:
+            guest.run(*step.split())
+        assert guest.ask("one")["choices"]
+        for _ in range(2):
+            guest.configure({"one": fake_server()}, gateway={"listen": "127.0.0.1:9000"})
+            guest.run("llamad", "reload", "--wait")
+            until(lambda: guest.code("python3", "-c", _STATUS.format(port=9000, status=200)) == 0, "9000 answers")
+            until(lambda: guest.code("python3", "-c", _STATUS.format(port=8080, status=503)) == 0, "8080 says no")
+            assert "llamad.socket listens on 127.0.0.1:8080" in guest.show("StatusText")
+            guest.configure({"one": fake_server()})
+            guest.run("llamad", "reload", "--wait")
+            until(lambda: guest.code("python3", "-c", _STATUS.format(port=8080, status=200)) == 0, "8080 answers again")
+            assert guest.ask("one")["choices"]
+        guest.run("systemctl", "restart", SERVICE)
+        assert guest.ask("one")["choices"]
+        assert not guest.journal("LLAMAD_EVENT=foreign-fd")
+        assert not guest.journal("LLAMAD_EVENT=listen-failed")
+    finally:
+        guest.run("systemctl", "disable", "llamad.socket")
         guest.run("systemctl", "stop", "llamad.socket", SERVICE)
 
 

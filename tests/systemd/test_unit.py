@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamad.config.model import GatewayConfig
-from llamad.gateway.listen import SOCKET_UNIT_NAME
+from llamad.gateway.socketunit import SOCKET_UNIT_NAME
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
