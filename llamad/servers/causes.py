@@ -60,17 +60,19 @@ _UPDATE = "the model needs another build of llama.cpp: update llama_server"
 _RPC = "look at rpc-server there, and that both are of one build of llama.cpp; this server comes back once it answers"
 _TOKEN = "check the name of hf_repo; a private or gated model needs env_credentials: {HF_TOKEN: ...}"
 
+_UNREACHABLE = _row(
+    "rpc-server-gone",
+    "abort",
+    r"Failed to connect to (?P<endpoint>(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+)\s*$",
+    "cannot connect to the rpc-server {endpoint}",
+    _RPC,
+    later=True,
+    passing=True,
+)
+
 CAUSES: tuple[Cause, ...] = (
     # other hosts
-    _row(
-        "rpc-server-gone",
-        "abort",
-        r"Failed to connect to (?P<endpoint>(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):\d+)\s*$",
-        "cannot connect to the rpc-server {endpoint}",
-        _RPC,
-        later=True,
-        passing=True,
-    ),
+    _UNREACHABLE,
     _row(
         "rpc-server-gone",
         "abort",
@@ -377,7 +379,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
 )
 
-_GPU_MISSING = re.compile(r"no usable GPU found|compiled without support for GPU offload")
+_NO_GPU = re.compile(r"no usable GPU found|compiled without support for GPU offload")
 _GPU_DRIVER = re.compile(
     r"(?:failed to initialize (?:CUDA|ROCm|HIP|MUSA|Vulkan|SYCL)\b.*|Unable to open /dev/kfd.*|/dev/kfd: .+"
     r"|ggml_(?:cuda|hip|vulkan|sycl)\w*: no devices found.*|no CUDA-capable device is detected)",
@@ -386,29 +388,38 @@ _GPU_DRIVER = re.compile(
 _MODEL = re.compile(r"\bloading model\b|\bllama_model_load|\bgguf_init_from")
 
 
-class GpuSigns:
-    """What the first lines of a process say of its GPUs: those from before it opened its model, whose strings are
-    printed from then on and are not to be believed. `missing`: it has none and goes on, on the CPU. `doubt`: one of
-    its backends has none, and says this; another one may have.
+class DeviceSigns:
+    """What the first lines of a process say of its devices: those from before it opened its model, whose strings are
+    printed from then on and are not to be believed. `no_gpu`: it has none and goes on, on the CPU. `doubt`: one of its
+    backends has none, and says this; another one may have. `unreachable`: it goes on without an rpc-server of its args.
     """
 
     def __init__(self) -> None:
-        self.missing = False
+        self.no_gpu = False
         self.doubt: str | None = None
+        self.unreachable: Failure | None = None
         self._over = False
 
     def read(self, line: str) -> bool:
-        """The next line; whether it says something of GPUs."""
+        """The next line; whether it says something of devices."""
         if self._over:
             return False
         self._over = _MODEL.search(line) is not None
-        if _GPU_MISSING.search(line):
-            self.missing = True
-            return True
-        if match := _GPU_DRIVER.search(line):
+        if match := _UNREACHABLE.pattern.search(line):
+            self.unreachable = _failure(_UNREACHABLE, match, later=False)
+        elif _NO_GPU.search(line):
+            self.no_gpu = True
+        elif match := _GPU_DRIVER.search(line):
             self.doubt = quoted(match[0])
-            return True
-        return False
+        else:
+            return False
+        return True
+
+    def lack(self, *, gpus: bool, rpc: bool) -> Failure | None:
+        """What it goes on without, of the GPUs and rpc-servers that it was told to use."""
+        if gpus and self.no_gpu:
+            return gpu_missing()
+        return self.unreachable if rpc else None
 
 
 def gpu_missing(why: str | None = None) -> Failure:
@@ -441,7 +452,8 @@ def _failure(cause: Cause, match: re.Match[str], *, later: bool) -> Failure:
     found: dict[str, str] = {}
     for name, value in match.groupdict().items():  # `what2` is `what` of another alternative
         if value is not None:
-            found[name.rstrip("23")] = quoted(value)
+            text = quoted(value)
+            found[name.rstrip("23")] = f'"{text}"' if later and name.startswith("what") else text
     permanent = cause.permanent and not later
     return Failure(cause.name, cause.message.format_map(found), cause.hint, permanent, cause.passing)
 

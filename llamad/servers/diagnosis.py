@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from llamad.host.pidfd import Exit
 from llamad.servers.board import Failure
-from llamad.servers.causes import Kind, find_cause, gpu_missing, quoted
+from llamad.servers.causes import Kind, find_cause, quoted
 from llamad.servers.loglines import line_level, without_prefix
 
 __all__ = ["Exit", "LastLines", "diagnose", "is_unexplained"]
@@ -41,21 +41,21 @@ def diagnose(
     ended: Exit,
     lines: LastLines,
     *,
-    gpus_missing: bool = False,
+    lack: Failure | None = None,
     rpc: bool = False,
     oom_kills: int = 0,
     server: str = "NAME",
 ) -> Failure:
     """Name the cause of an end that nobody at llamad asked for.
 
-    `gpus_missing`: GPUs were asked for, and it said that it has none; `rpc`: it was told to use other hosts;
+    `lack`: what it said it has not, of what it was told to use; `rpc`: it was told to use other hosts;
     `oom_kills`: the count of `oom_kill` in its control group's memory.events since it started; `server`: what commands
     in hints name. Never raises.
     """
     ended = _through_a_shell(ended)
     failure = _named(ended, lines, rpc=rpc)
-    if failure is None and gpus_missing and ended.signal is None and ended.code != 0:
-        failure = gpu_missing()
+    if failure is None and ended.signal is None and ended.code != 0:
+        failure = lack
     if failure is None:
         failure = _by_signal(ended, lines, oom_kills, server) if ended.signal else _by_code(ended, lines, server)
     return replace(failure, permanent=False) if lines.served else failure
@@ -177,7 +177,8 @@ def _aborted(ended: Exit, lines: LastLines) -> Failure:
     for line in reversed(_newest(lines)):
         if match := _ASSERT.match(line) or _WHAT.match(line):
             public = _plain(ended) if lines.since else None
-            return Failure("aborted", f"llama-server gave up: {quoted(match['what'])}", hint, public=public)
+            what = quoted(match["what"]) if public is None else f'"{quoted(match["what"])}"'
+            return Failure("aborted", f"llama-server gave up: {what}", hint, public=public)
     return Failure("aborted", "llama-server gave up (abort)", hint)
 
 

@@ -141,13 +141,13 @@ class Life:
 
     async def _gpus_in_doubt(self) -> Failure | None:
         """Where one of its drivers fails, another may have a GPU: it goes on if its own list of devices shows one."""
-        gpus, launch = self._listener.gpus, self._running.launch
-        if not isinstance(launch, Launch) or not launch.gpus_asked or gpus.doubt is None or self._devices_listed:
+        signs, launch = self._listener.devices, self._running.launch
+        if not isinstance(launch, Launch) or not launch.gpus_asked or signs.doubt is None or self._devices_listed:
             return None
         self._devices_listed = True
         self._beat.expect(LIST_TIMEOUT + SLACK)
         devices = await self._around.list_gpus(launch, again=True)
-        return None if devices else gpu_missing(gpus.doubt)
+        return None if devices else gpu_missing(signs.doubt)
 
     async def _examine(self) -> Failure | None:
         """What a look at its files and its port tells of an end that its lines do not explain."""
@@ -259,17 +259,17 @@ class Life:
             return diagnose(
                 ended,
                 self._listener.last_lines,
-                gpus_missing=self._no_gpus,
+                lack=self._lack,
                 rpc=self._running.uses_rpc,
                 oom_kills=self._child.oom_kills(),
                 server=self._key.server,
             )
-        return gpu_missing() if self._no_gpus else None
+        return self._lack
 
     @property
-    def _no_gpus(self) -> bool:
-        """Whether GPUs were asked for and it says that it has none: it goes on, on the CPU."""
-        return self._running.gpus_asked and self._listener.gpus.missing
+    def _lack(self) -> Failure | None:
+        """What it was told to use and goes on without, as it says itself."""
+        return self._listener.devices.lack(gpus=self._running.gpus_asked, rpc=self._running.uses_rpc)
 
     async def _wait(self, delay: float) -> None:
         """Until the child ends, its output brings news, or `delay` seconds are over."""

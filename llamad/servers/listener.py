@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from llamad.host.ratelimit import RateLimit, Suppressed
 from llamad.servers.board import ReplicaKey
-from llamad.servers.causes import GpuSigns
+from llamad.servers.causes import DeviceSigns
 from llamad.servers.diagnosis import LastLines
 from llamad.servers.loglines import client_hint, line_level, needs_nobody, ready_hint
 from llamad.servers.output import Line, LineSplitter, Output
@@ -44,7 +44,7 @@ class Listener:
         self._own: deque[str] = deque(maxlen=LAST_LINES)
         self._since: deque[str] = deque(maxlen=LAST_LINES)
         self.lines = 0
-        self.gpus = GpuSigns()
+        self.devices = DeviceSigns()
 
     @property
     def last_lines(self) -> LastLines:
@@ -58,7 +58,7 @@ class Listener:
             self._believed = True
             self._own, self._since = self._since, self._own
             for text in self._own:
-                self.gpus.read(text)
+                self.devices.read(text)
 
     def note_ready(self) -> None:
         """It is READY: requests reach it from now on."""
@@ -92,7 +92,7 @@ class Listener:
             return
         self._own.append(text)
         self._believed = not client_hint(text)
-        if self.gpus.read(text) or ready_hint(text):
+        if self.devices.read(text) or ready_hint(text):
             self._on_news()
 
     def _log(self, level: int, text: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamad.servers.board import Failure
-from llamad.servers.causes import CAUSES, MAX_QUOTED, GpuSigns
+from llamad.servers.causes import CAUSES, MAX_QUOTED, DeviceSigns, gpu_missing
 from llamad.servers.diagnosis import Exit, LastLines, diagnose, is_unexplained
 
 MODEL_ENDS = (
@@ -403,10 +403,10 @@ def test_an_end_that_nobody_saw() -> None:
 
 
 def test_missing_gpus_are_the_cause_of_a_plain_end() -> None:
-    assert own(Exit(1), [], gpus_missing=True).cause == "gpu-missing"
-    assert own(Exit(1), ["error: invalid argument: --x"], gpus_missing=True).cause == "unknown-option"
-    assert own(Exit(0), [], gpus_missing=True).cause == "ended"
-    assert own(Exit(signal=11), [], gpus_missing=True).cause == "segfault"
+    assert own(Exit(1), [], lack=gpu_missing()).cause == "gpu-missing"
+    assert own(Exit(1), ["error: invalid argument: --x"], lack=gpu_missing()).cause == "unknown-option"
+    assert own(Exit(0), [], lack=gpu_missing()).cause == "ended"
+    assert own(Exit(signal=11), [], lack=gpu_missing()).cause == "segfault"
 
 
 @pytest.mark.parametrize(
@@ -434,19 +434,31 @@ def test_missing_gpus_are_the_cause_of_a_plain_end() -> None:
     ],
 )
 def test_what_a_line_says_of_gpus(line: str, doubt: str | None, *, missing: bool) -> None:
-    signs = GpuSigns()
+    signs = DeviceSigns()
     assert signs.read(line) == (missing or doubt is not None)
-    assert signs.missing == missing
+    assert signs.no_gpu == missing
     assert (signs.doubt or "").startswith(doubt or "")
     assert (signs.doubt is None) == (doubt is None)
 
 
+def test_what_it_goes_on_without_counts_where_it_was_told_to_use_it() -> None:
+    signs = DeviceSigns()
+    assert signs.lack(gpus=True, rpc=True) is None
+    assert signs.read("0.00.2 E Failed to connect to 10.0.0.7:50052")
+    assert signs.lack(gpus=True, rpc=False) is None
+    found = signs.lack(gpus=False, rpc=True)
+    assert found is not None
+    assert (found.cause, found.passing) == ("rpc-server-gone", True)
+    assert signs.read("warning: no usable GPU found")
+    assert signs.lack(gpus=True, rpc=True) == gpu_missing()
+
+
 def test_the_strings_of_a_model_say_nothing_of_gpus() -> None:
     """They are printed once it is opened: its template is shown with its own line breaks."""
-    signs = GpuSigns()
+    signs = DeviceSigns()
     assert not signs.read("0.00.1 I srv  load_model: loading model '/m.gguf'")
     assert not signs.read("warning: no usable GPU found")
-    assert not signs.missing
+    assert not signs.no_gpu
 
 
 # --- what a client may have written

@@ -226,3 +226,20 @@ def test_one_whose_rpc_server_went_is_tried_again_soon() -> None:
                 assert one.view.retry_at - asyncio.get_running_loop().time() <= 30
 
     tell(story)
+
+
+@pytest.mark.parametrize(("rpc", "goes_on"), [("10.0.0.7:50052", False), (None, True)])
+def test_none_goes_on_without_an_rpc_server_that_it_was_told_to_use(rpc: str | None, *, goes_on: bool) -> None:
+    """llama.cpp says so in one line and loads the whole model without it."""
+
+    async def story() -> None:
+        with a_world(Behaviour(says=("E Failed to connect to 10.0.0.7:50052",), loads_for=50)) as world:
+            launch = a_launch(arguments=("--model", "/m.gguf", *(("--rpc", rpc) if rpc else ())))
+            async with supervised(world, launch) as one:
+                await one.until(State.READY, State.BACKOFF)
+                assert (one.view.state is State.READY) == goes_on
+                if not goes_on:
+                    assert one.cause == "rpc-server-gone"
+                    await one.until(State.READY)
+
+    tell(story)

@@ -77,7 +77,7 @@ def test_a_line_that_says_ready_is_news() -> None:
 def test_a_missing_gpu_is_news() -> None:
     heard = Heard()
     heard.says(NO_GPU, "and more", NO_GPU)
-    assert heard.listener.gpus.missing
+    assert heard.listener.devices.no_gpu
     assert heard.news == 2
 
 
@@ -95,7 +95,7 @@ def test_what_comes_after_the_first_request_may_be_a_clients(line: str) -> None:
     heard = Heard()
     heard.says("loading", line, NO_GPU)
     assert heard.listener.last_lines == LastLines(own=("loading", line), since=(NO_GPU,))
-    assert not heard.listener.gpus.missing
+    assert not heard.listener.devices.no_gpu
 
 
 def test_once_it_is_ready_nothing_that_it_says_decides() -> None:
@@ -104,7 +104,7 @@ def test_once_it_is_ready_nothing_that_it_says_decides() -> None:
     heard.listener.note_ready()
     heard.says(NO_GPU, "srv  x: model loaded")
     assert heard.listener.last_lines == LastLines(since=(NO_GPU, "srv  x: model loaded"), served=True)
-    assert not heard.listener.gpus.missing
+    assert not heard.listener.devices.no_gpu
     assert heard.news == 0
     heard.listener.note_loading()
     assert heard.listener.last_lines.served, "it cannot load again"
@@ -114,7 +114,7 @@ def test_one_that_was_taken_over_may_have_been_ready() -> None:
     heard = Heard(adopted=True)
     heard.says(NO_GPU)
     assert heard.listener.last_lines == LastLines(since=(NO_GPU,), served=True)
-    assert not heard.listener.gpus.missing
+    assert not heard.listener.devices.no_gpu
 
 
 def test_one_that_was_taken_over_while_it_loads_is_believed() -> None:
@@ -123,7 +123,7 @@ def test_one_that_was_taken_over_while_it_loads_is_believed() -> None:
     heard.listener.note_loading()
     heard.says("more")
     assert heard.listener.last_lines == LastLines(own=(NO_GPU, "more"))
-    assert heard.listener.gpus.missing
+    assert heard.listener.devices.no_gpu
 
 
 FORGED = [
