@@ -137,6 +137,7 @@ class _Load:
         self._top = top
         self._accepted = accepted
         self._probed: dict[tuple[str, tuple[tuple[str, str], ...]], Binary | BinaryError] = {}
+        self._silent: dict[str, BinaryError] = {}
 
     def run(self) -> Config:
         """The configuration, with defaults in the place of what was wrong."""
@@ -307,6 +308,9 @@ class _Load:
         return (self._top.get("llama_server") or self._top).position, "llama_server"
 
     def _probe(self, program: str, env: Mapping[str, str]) -> Binary | BinaryError:
+        """One that did not answer in time is not asked again in another environment: a start has its own time limit."""
+        if program in self._silent:
+            return self._silent[program]
         asked = (program, tuple(sorted(env.items())))
         if asked not in self._probed:
             try:
@@ -314,6 +318,8 @@ class _Load:
                 self._probed[asked] = probe_binary(program, cache=cache, environ=self._reader.environ, env=env)
             except BinaryError as error:
                 self._probed[asked] = error
+                if error.passing:
+                    self._silent[program] = error
         return self._probed[asked]
 
     def _check_arguments(self, server: Written, binary: Binary) -> set[tuple[str | int, ...]]:

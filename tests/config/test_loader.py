@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from llamad.config import options
 from llamad.config.files import read_disk
 from llamad.config.loader import load
 from llamad.config.model import (
@@ -427,3 +428,17 @@ def test_a_need_that_cannot_be_told_by_gpu_is_counted_for_the_host(place: Place)
 
 def test_empty_arguments_in_the_defaults(place: Place) -> None:
     assert server_of(place, "defaults: {args: }\nservers: {a: {model: m.gguf, args: {c: 1}}}").args == {"c": 1}
+
+
+def test_a_program_that_does_not_answer_is_asked_once_a_load(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its servers fails for now and may be tried again; a start must not wait for it once a server."""
+    monkeypatch.setattr(options, "HELP_TIMEOUT", 0.2)
+    runs = place.root / "runs"
+    a_program(place.root / "bin" / "llama-server", f"echo x >>{runs}; exec /bin/sleep 60")
+    loaded = place.load("servers: {a: {model: m.gguf}, b: {model: m.gguf, env: {A: b}}}")
+    assert runs.read_text() == "x\n"
+    assert [(one.server, one.passing, one.kind) for one in loaded.problems] == [
+        ("a", True, ProblemKind.WORLD), ("b", True, ProblemKind.WORLD)
+    ]  # fmt: skip
+    hint = "a cold disk, or a GPU driver that hangs: run it by hand to see; if it is llama-server, llamad tries again"
+    assert str(loaded.problems[0]).endswith(f"llama-server has not ended 0.2 s after --help ({hint})")
