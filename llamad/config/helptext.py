@@ -36,8 +36,8 @@ _KINDS = re.compile(r"[a-z][\w-]*(,[a-z][\w-]*){3,}")
 _FILE_WORDS = ("FILE", "FNAME", "PATH")
 _REMOVED = "the argument has been removed. "
 _DEPRECATED = "DEPRECATED in favor of "
-_EXPECTED = ("--model", "--host", "--port")
-"""What every llama-server has, and no other program of llama.cpp has all of."""
+_EXPECTED = ("--model", "--host", "--port", "--ctx-size")
+"""What every llama-server has, and no other program of llama.cpp, nor another server (koboldcpp, vLLM), has all of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tests.config.files import HELP
 
 TABLE = parse_help(HELP.read_text())
 MODELS = Path("/models")
-OLD = parse_help("--model M   x\n--host H   x\n--port P   x\n--no-mmap   do not map\n")
+OLD = parse_help("--model M   x\n--host H   x\n--port P   x\n--ctx-size N   x\n--no-mmap   do not map\n")
 
 
 def words(args: dict[str, ArgValue], *extra: str, table: OptionTable = TABLE) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def test_a_flag_that_an_older_build_knows_by_its_negation_only(value: ArgValue, 
 
 
 def test_no_opposite_is_made_of_an_option_that_takes_a_value() -> None:
-    table = parse_help("--model M   x\n--host H   x\n--port P   x\n--no-tools LIST   x\n")
+    table = parse_help("--model M   x\n--host H   x\n--port P   x\n--ctx-size N   x\n--no-tools LIST   x\n")
     assert argument_problems(table, {"tools": "x"}, ())[0].message == "llama-server has no such option"
 
 
@@ -254,6 +254,7 @@ general:
   -m,    --model FNAME            model path
          --host HOST              ip address to listen (default: 127.0.0.1)
          --port PORT              port to listen (default: 8080)
+  -c,    --ctx-size N             size of the prompt context (default: 0)
 """
 """As ik_llama.cpp prints it (common/common.cpp, gpt_params_print_usage): not all that it takes, nor every value."""
 

@@ -3,7 +3,9 @@ import pytest
 from llamad.config.helptext import Option, OptionTable, bare, parse_help
 from tests.config.files import HELP
 
-MINIMAL = "----- common params -----\n\n-m,    --model FNAME   x\n--host HOST   x\n--port PORT   x\n"
+MINIMAL = (
+    "----- common params -----\n\n-m,    --model FNAME   x\n--host HOST   x\n--port PORT   x\n-c,    --ctx-size N   x\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,7 @@ general:
   -m,    --model FNAME            model path
          --host HOST              ip address to listen (default: 127.0.0.1)
          --port PORT              port to listen (default: 8080)
+  -c,    --ctx-size N             size of the prompt context (default: 0)
 """
 
 
@@ -188,7 +191,7 @@ def test_the_help_of_ik_llama_and_of_older_builds() -> None:
     assert [one.spellings for one in table.options] == [
         ("-h", "--help", "--usage"), ("--version",), ("-fa", "--flash-attn"), ("-mqkv", "--merge-qkv"),
         ("--embedding", "--embeddings"), ("--numa",), ("-nkvo", "--no-kv-offload"), ("-m", "--model"),
-        ("--host",), ("--port",),
+        ("--host",), ("--port",), ("-c", "--ctx-size"),
     ]  # fmt: skip
     assert option(table, "fa").choices == ("auto", "on", "off", "0", "1")
     assert option(table, "numa").words == ("distribute",)
@@ -215,8 +218,26 @@ def test_llama_cli_is_not_llama_server() -> None:
         parse_help("-m,    --model FNAME                    model path to load\n")
 
 
+KOBOLD = """usage: koboldcpp.py [-h] [--model [filenames ...]] [--port [portnumber]] [--host [ipaddr]]
+options:
+  -h, --help            show this help message and exit
+  --model [filenames ...], -m [filenames ...]
+                        Model file to load.
+  --port [portnumber]   Port to listen on.
+  --host [ipaddr]       Host IP to listen on.
+  --contextsize [256 to 262144]
+                        Controls the memory allocated for maximum context size.
+"""
+
+
+def test_another_server_is_not_llama_server() -> None:
+    """koboldcpp's help, as argparse prints it, has the same words."""
+    with pytest.raises(ValueError, match="tells of no --ctx-size"):
+        parse_help(KOBOLD)
+
+
 def test_a_description_before_any_option_is_passed_over() -> None:
-    assert len(parse_help(" " * 40 + "words\n" + MINIMAL).options) == 3
+    assert len(parse_help(" " * 40 + "words\n" + MINIMAL).options) == 4
 
 
 def test_bare() -> None:

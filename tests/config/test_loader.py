@@ -19,6 +19,7 @@ from llamad.config.model import (
 from llamad.config.problems import Problem, ProblemKind
 from llamad.host.address import TcpAddress, UnixAddress
 from tests.config.files import Place, a_place, a_program
+from tests.config.test_options import MINIMAL
 
 EXAMPLE = """\
 llama_server: llama-server
@@ -334,7 +335,7 @@ def test_options_of_a_binary_that_cannot_be_asked_are_not_judged(place: Place) -
 
 
 def test_a_server_of_its_own_build_is_judged_by_it(place: Place) -> None:
-    old = a_program(place.root / "old", "echo '--model M  x'; echo '--host H  x'; echo '--port P  x'; echo '--old  x'")
+    old = a_program(place.root / "old", f"{MINIMAL}; echo '--old  x'")
     text = f"""
 servers:
   a: {{model: m.gguf, llama_server: {old}, args: {{old: true}}}}

@@ -11,7 +11,7 @@ from llamad.config.options import Binary, BinaryError, probe_binary
 from llamad.errors import ExitCode
 from tests.config.files import HELP, a_program
 
-MINIMAL = "echo '--model M  x'; echo '--host H  x'; echo '--port P  x'"
+MINIMAL = "echo '--model M  x'; echo '--host H  x'; echo '--port P  x'; echo '--ctx-size N  x'"
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from llamad.config.variables import option_of
 from tests.config.files import HELP
 
 TABLE = parse_help(HELP.read_text())
-OLD = parse_help("--model M   x\n--host H   x\n--port P   x\n--no-mmap   do not map\n")
+OLD = parse_help("--model M   x\n--host H   x\n--port P   x\n--ctx-size N   x\n--no-mmap   do not map\n")
 
 
 def test_owned_options_are_refused_without_a_binary_and_not_told_twice() -> None:

@@ -7,7 +7,7 @@ from llamad.config.renames import advice, nearest
 from tests.config.files import HELP
 
 NEW = parse_help(HELP.read_text())
-MINIMAL = "--model M   x\n--host H   x\n--port P   x\n"
+MINIMAL = "--model M   x\n--host H   x\n--port P   x\n--ctx-size N   x\n"
 OLD = parse_help(MINIMAL + "--mlock   x\n--no-mmap   x\n--draft-max N   x\n-md, --model-draft F   x\n--webui   x\n")
 
 

@@ -18,7 +18,7 @@ from llamad.config.variables import (
 from tests.config.files import HELP
 
 TABLE = parse_help(HELP.read_text())
-MINIMAL = "--model M   x\n--host H   x\n--port P   x\n"
+MINIMAL = "--model M   x\n--host H   x\n--port P   x\n--ctx-size N   x\n"
 CACHE = Path("/cache")
 
 
