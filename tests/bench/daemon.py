@@ -43,8 +43,11 @@ class Daemon:
     `code`.
     """
 
-    def __init__(self, folder: Path, config: Document, *, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Document, *, port: int | None = None, environment: Document | None = None
+    ) -> None:
         self.folder = folder
+        self._environment = environment or {}
         self.address: str | tuple[str, int] = str(folder / "gate") if port is None else ("127.0.0.1", port)
         """Where the gateway listens: a unix socket, or a port of this machine."""
         self.file = folder / "llamad.yaml"
@@ -63,7 +66,9 @@ class Daemon:
     def write(self) -> None:
         """Put `config` where the daemon reads it, in one step; it follows by itself, or at once when asked to."""
         servers = {
-            name: {"model": str(self._model), **server, "env": {**_TALKS, **server.get("env", {})}}
+            name: server
+            if "url" in server
+            else {"model": str(self._model), **server, "env": {**_TALKS, **server.get("env", {})}}
             for name, server in self.config["servers"].items()
         }
         new = self.folder / "new"
@@ -88,7 +93,7 @@ class Daemon:
             return subprocess.Popen(
                 [sys.executable, "-m", "llamad", "run", "--config", str(self.file)],
                 cwd=_ROOT,
-                env={**kept, **folders},
+                env={**kept, **folders, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -108,6 +113,24 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self.code = self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def events(self, word: str) -> list[str]:
+        """The lines of its log that hold `word`."""
+        return [line for line in self.log.read_text(errors="replace").splitlines() if word in line]
+
+    async def status(self) -> Document:
+        """What `llamad status --json` says."""
+        return await asyncio.to_thread(self._control.get, "status")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -130,8 +153,7 @@ class Daemon:
 
     async def server(self, name: str) -> Document:
         """What `llamad status --json` says of a server."""
-        found = await asyncio.to_thread(self._control.get, "status")
-        return next(one for one in found["servers"] if one["name"] == name)
+        return next(one for one in (await self.status())["servers"] if one["name"] == name)
 
     async def pids(self, name: str) -> list[int]:
         """The processes of a server's replicas that are ready."""
