@@ -3,6 +3,7 @@
 import re
 from enum import Enum, auto
 
+from llamad.config.units import format_size
 from llamad.gateway.fields import MalformedError, read_field
 
 _MAX_LINE = 256
@@ -139,4 +140,5 @@ class ChunkedBody:
 
 def too_large(limit: int) -> MalformedError:
     """The refusal of a body of more than `limit` bytes."""
-    return MalformedError(413, f"the body is larger than {limit} bytes, the limit here (gateway.max_body)")
+    size = format_size(limit) if limit >= 1 << 10 else f"{limit} bytes"
+    return MalformedError(413, f"the body is larger than {size}, the limit here (gateway.max_body)")

@@ -77,6 +77,8 @@ _ONLY_LAUNCHED = ("args", "extra_args", "env")
 
 
 def _compare(name: str, old: Intent, new: Intent) -> Step:
+    if old == new:
+        return Step(Action.KEEP, name)
     reasons = tuple(changes(old.config, new.config))
     common = min(len(old.launches), len(new.launches))
     same = old.launches[:common] == new.launches[:common] and old.config.url == new.config.url

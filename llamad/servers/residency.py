@@ -5,9 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamad.config.model import ServerConfig
+from llamad.config.units import format_size
 
 Device = int | Literal["host"]
 """A GPU's index, or the host."""
+
+
+def device_name(device: Device) -> str:
+    """For people: `GPU 0`, `the host`."""
+    return "the host" if device == "host" else f"GPU {device}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ def _fit(wanted: ServerConfig, others: list[Resident], budget: Mapping[Device, i
     need = {device: size for device, size in wanted.memory_needs.items() if device in budget}
     for device, size in need.items():
         if size > budget[device]:
-            return Verdict(never=f"needs {size} bytes of device {device}, whose memory_budget is {budget[device]}")
+            words = f"it needs {format_size(size)} of {device_name(device)}"
+            return Verdict(never=f"{words}, and gateway.memory_budget has {format_size(budget[device])} for it")
     taken = {one.config.name: one.config.memory_needs for one in others}
     over = {
         device: size + sum(use.get(device, 0) for use in taken.values()) - budget[device]

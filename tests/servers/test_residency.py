@@ -92,7 +92,7 @@ def test_only_those_on_the_crowded_device_are_disturbed() -> None:
 
 def test_more_than_the_budget_never_fits() -> None:
     verdict = room_for(a_server(memory={0: 9}), [], {0: 8})
-    assert verdict == Verdict(never="needs 9 bytes of device 0, whose memory_budget is 8")
+    assert verdict == Verdict(never="it needs 9 of GPU 0, and gateway.memory_budget has 8 for it")
 
 
 def test_those_who_may_not_make_way_are_named() -> None:
@@ -126,3 +126,9 @@ def test_what_is_asked_for_makes_it_fit(size: int, drawn: list[tuple[int, bool, 
     assert all(by_name[name].leaving or by_name[name].config.evictable for name in (*verdict.evict, *verdict.wait))
     stay = sum(drawn[i][0] for i, one in enumerate(there) if one.config.name not in (*verdict.evict, *verdict.wait))
     assert verdict.never is not None or size + stay <= budget or size == stay == 0
+
+
+@pytest.mark.parametrize(("memory", "name"), [({0: 6 << 30}, "GPU 0"), (6 << 30, "the host")])
+def test_sizes_are_for_people(memory: Any, name: str) -> None:
+    words = f"it needs 6G of {name}, and gateway.memory_budget has 4.5G for it"
+    assert room_for(a_server("a", memory=memory), (), {0: 9 << 29, "host": 9 << 29}) == Verdict(never=words)
