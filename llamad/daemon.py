@@ -356,6 +356,15 @@ class Daemon:
         self._upgrading = True
         asyncio.get_running_loop().call_later(ANSWER_TIME, self._stop.set)
 
+    def _told_to_stop(self) -> None:
+        """It goes before an upgrade that is under way: nobody starts llamad again after a stop."""
+        self._upgrading = False
+        try:
+            (self._directories.runtime / KEEP_MARK).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove the mark of an upgrade: %s", error, extra={"event": "keep-mark"})
+        self._stop.set()
+
     async def _leave_servers(self, why: str, code: ExitCode) -> NoReturn:
         """End this process at once, with every server as it is: the next llamad takes them over."""
         self._notifier.status(f"{why}: the servers go on")
@@ -368,8 +377,8 @@ class Daemon:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], object]] = {
-            signal.SIGTERM: self._stop.set,
-            signal.SIGINT: self._stop.set,
+            signal.SIGTERM: self._told_to_stop,
+            signal.SIGINT: self._told_to_stop,
             signal.SIGHUP: partial(self._reloader.request, "SIGHUP", by_hand=True),
         }
         for number, handler in handlers.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llamad.errors import ExitCode
+from llamad.host.pidfd import open_pidfd
 from llamad.reap import comes_back
 from tests.llamads import Llamad, a_llamad
 from tests.service_manager import ServiceManager, service_manager
@@ -354,6 +355,28 @@ def test_a_bug_that_meets_a_llamad_on_its_way_out_ends_its_servers(llamad: Llama
     (llamad.folder / "fault").touch()
     assert llamad.end() == ExitCode.SOFTWARE
     assert manager.stored == {}
+
+
+def test_a_stop_goes_before_an_upgrade_that_waits_for_requests(llamad: Llamad, manager: ServiceManager) -> None:
+    """After a stop nobody starts llamad again, so that no server may stay."""
+    gateway = llamad.folder / "g"
+    slow = {"env": {"FAKE_CHUNKS": "1000", "FAKE_CHUNK_DELAY": "0.1"}, "stop": {"drain_timeout": "5s"}}
+    llamad.configure({"a": slow}, gateway={"listen": f"unix:{gateway}"})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(gateway))
+        body = '{"model":"a","prompt":"x","stream":true,"max_tokens":1000}'
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall(head.encode() + body.encode())
+        assert sock.recv(1)
+        llamad.client.post("upgrade")
+        assert (llamad.runtime / "keep").exists()
+        llamad.send(signal.SIGTERM)
+        assert llamad.wait() == 0
+    assert not (llamad.runtime / "keep").exists()
+    assert not [name for name in manager.stored if name.startswith("pid-")]
+    wait_until(lambda: open_pidfd(pid) is None)
 
 
 def test_a_start_ends_what_systemd_did_not_keep(llamad: Llamad, manager: ServiceManager) -> None:
