@@ -47,11 +47,16 @@ class ReplicaFigures:
 
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
-    """One server at this moment; `replicas` has each index once."""
+    """One server at this moment; `replicas` has each index once. `cause` is why it is not as it is wanted, or does not
+    run; empty where there is nothing to say.
+    """
 
     name: str
     queued: int
     replicas: Sequence[ReplicaFigures]
+    is_wanted: bool
+    state: str
+    cause: str
 
 
 class Served(Protocol):
@@ -228,6 +233,12 @@ class _Families(Collector):
 
 def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterator[Metric]:
     queued = GaugeMetricFamily("llamad_requests_queued", "Requests that wait for a replica.", labels=["server"])
+    wanted = GaugeMetricFamily("llamad_server_wanted", "1 where the server should run now.", labels=["server"])
+    condition = GaugeMetricFamily(
+        "llamad_server_condition",
+        "1 for the state of a server, and for the cause why it is not as it is wanted or does not run.",
+        labels=["server", "state", "cause"],
+    )
     state = GaugeMetricFamily(
         "llamad_replica_state", "1 for the state a replica is in.", labels=["server", "replica", "state"]
     )
@@ -241,6 +252,8 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
     cpu = CounterMetricFamily("llamad_replica_cpu_seconds", "Processor time of its process.", labels=replica)
     for server in servers:
         queued.add_metric([server.name], server.queued)
+        wanted.add_metric([server.name], float(server.is_wanted))
+        condition.add_metric([server.name, server.state, server.cause], 1.0)
         for one in server.replicas:
             labels = [server.name, str(one.index)]
             in_flight.add_metric(labels, one.in_flight)
@@ -257,4 +270,4 @@ def _figures(servers: Sequence[ServerFigures], states: Sequence[str]) -> Iterato
             for family, value in optional:
                 if value is not None:
                     family.add_metric(labels, value)
-    yield from (queued, in_flight, state, asleep, slots, busy, speed, memory, cpu)
+    yield from (queued, wanted, condition, in_flight, state, asleep, slots, busy, speed, memory, cpu)

@@ -107,10 +107,16 @@ def test_the_servers_are_read_at_every_scrape() -> None:
     full = ReplicaFigures(
         1, State.READY, 3, slots=4, busy_slots=2, tokens_per_s=12.5, memory_bytes=1 << 30, cpu_seconds=2.5
     )
-    metrics.read_servers(lambda: [ServerFigures("a", 7, [ReplicaFigures(0, State.LOADING), full])])
+    metrics.read_servers(
+        lambda: [
+            ServerFigures("a", 7, [ReplicaFigures(0, State.LOADING), full], is_wanted=True, state="loading", cause="")
+        ]
+    )
     for _ in range(2):
         samples = read(metrics)
         assert value(samples, "llamad_requests_queued", server="a") == 7
+        assert value(samples, "llamad_server_wanted", server="a") == 1
+        assert value(samples, "llamad_server_condition", server="a", state="loading", cause="") == 1
         assert value(samples, "llamad_requests_in_flight", server="a", replica="1") == 3
         states = {
             state: value(samples, "llamad_replica_state", server="a", replica="0", state=state) for state in State

@@ -36,7 +36,10 @@ def read_figures(backends: Backends) -> list[ServerFigures]:
                     best.asleep,
                 )
             )
-        out.append(ServerFigures(name, traffic.queued, shown))
+        condition = backends.condition(name)
+        cause = "" if condition.why is None else condition.why.cause
+        is_wanted = condition.wanted == "running"
+        out.append(ServerFigures(name, traffic.queued, shown, is_wanted, condition.state, cause))
     return out
 
 
