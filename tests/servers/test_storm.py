@@ -149,14 +149,13 @@ def test_a_server_that_is_removed_and_added_again_within_a_second_runs_once(apar
             async with a_fleet(world, an_intent("a"), an_intent("b")) as fleet:
                 await fleet.settled(["a", "b"])
                 key, traffic = fleet.board.of("a")[0].key, fleet.traffic("a")
-                if drains:
-                    traffic.begin(key)
+                flight = traffic.begin(key) if drains else None
                 fleet.apply(by_name(an_intent("b")))
                 await asyncio.sleep(apart)
                 fleet.apply(by_name(an_intent("a"), an_intent("b")))
                 await asyncio.sleep(apart)
-                if drains:
-                    traffic.end(key)
+                if flight is not None:
+                    traffic.end(flight)
                 fleet.restart("a")
                 await fleet.settled(["a"])
                 assert states(fleet, "a") == [State.READY]
