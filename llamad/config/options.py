@@ -27,6 +27,8 @@ HELP_TIMEOUT = 30.0
 MAX_HELP_BYTES = 1 << 20
 MAX_CACHED = 64
 MAX_CACHE_BYTES = MAX_CACHED * 2 * MAX_HELP_BYTES
+MANY = 8
+"""Environments in which a program is asked before its answer is taken for independent of them."""
 _DECIDE = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 """Inherited variables that may decide which libraries answer."""
 _WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
@@ -85,13 +87,26 @@ def probe_binary(
     env = without_options(env)
     file = _locate(name_or_path, environ, env)
     with _lock:
-        known = _memory.get(file)
+        known = _memory.get(file) or _known_anyway(file)
         if known is None:
             known = _probe(file, cache, {**inherited(environ), **env})
             while len(_memory) >= MAX_CACHED:
                 del _memory[next(iter(_memory))]
             _memory[file] = known
         return known
+
+
+def _known_anyway(file: _File) -> Binary | None:
+    """The answer of a program that gave the same one in `MANY` environments: it will do so in one more. Hundreds of
+    servers, each with a variable of its own, would have to be asked one by one.
+    """
+    there = [
+        known
+        for other, known in _memory.items()
+        if (other.path, other.size, other.mtime_ns) == (file.path, file.size, file.mtime_ns)
+    ]
+    alike = len(there) >= MANY and all(one.options.options == there[0].options.options for one in there)
+    return there[0] if alike else None
 
 
 _lock = threading.Lock()

@@ -86,6 +86,21 @@ def test_what_is_only_an_option_makes_no_other_answer(tmp_path: Path) -> None:
     assert runs.read_text() == "x\n"
 
 
+def test_a_program_that_always_answers_alike_is_not_asked_for_each_of_many_servers(tmp_path: Path) -> None:
+    path, runs = counting(tmp_path)
+    for number in range(100):
+        probe_binary(str(path), cache=None, environ={}, env={"NAME": str(number)})
+    assert len(runs.read_text().splitlines()) == options.MANY
+
+
+def test_a_program_whose_answer_depends_on_its_environment_is_asked_each_time(tmp_path: Path) -> None:
+    path, runs = counting(tmp_path, f'{MINIMAL}; echo "--new-$NAME  x"')
+    for number in range(20):
+        binary = probe_binary(str(path), cache=None, environ={}, env={"NAME": str(number)})
+        assert binary.options.find(f"new-{number}")
+    assert len(runs.read_text().splitlines()) == 20
+
+
 def test_it_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> None:
     path, runs = counting(tmp_path)
     assert probe(path) is probe(path)
