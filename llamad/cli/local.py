@@ -10,7 +10,9 @@ from llamad.cli.terminal import warn
 from llamad.control.documents import DevicesDocument, ModelsDocument
 from llamad.control.wire import check_document, devices_document, models_document
 from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
-from llamad.host.dirs import Directories, directories
+from llamad.host.dirs import Directories, directories, own_directories
+from llamad.host.files import status
+from llamad.host.users import become_owner_of
 
 if TYPE_CHECKING:
     from llamad.control.client import Client, Document
@@ -75,6 +77,8 @@ def _as_seen_here(file: Path) -> "Document":
     from llamad.gateway.keys import load_keys
 
     user = service_user(file, uid=os.geteuid())
+    if user is not None:  # root runs no program that the service's user may have put there
+        become_owner_of(directories_for(file).state)
     key_files = where_keys_are(file, os.environ, user)
     loaded = load(file, directories_for(file), environ=os.environ, service_user=user, key_files=key_files)
     config, problems = loaded.config, loaded.problems
@@ -119,6 +123,17 @@ def print_schema() -> int:
 
     print(json.dumps(schema(), indent=2))
     return ExitCode.OK
+
+
+def models_folder(file: Path) -> Path:
+    """The folder of models of the configuration FILE; the usual one where it names none or cannot be read."""
+    from llamad.config.loader import models_dir
+
+    try:
+        status(file)
+    except OSError:  # there is none, or not for us
+        return own_directories().models
+    return models_dir(file, directories_for(file))
 
 
 def models_in(folder: Path) -> ModelsDocument:

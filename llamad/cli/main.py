@@ -254,9 +254,8 @@ def _logs(given: argparse.Namespace) -> int:
 
 def _models(given: argparse.Namespace) -> int:
     from llamad.cli import remote
-    from llamad.host.dirs import own_directories
 
-    return remote.models(_client(given), own_directories().models, as_json=given.json)
+    return remote.models(_client(given), Path(_SYSTEM_CONFIG), as_json=given.json)
 
 
 def _devices(given: argparse.Namespace) -> int:

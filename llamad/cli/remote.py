@@ -26,7 +26,8 @@ def status(client: Client, *, server: str | None, as_json: bool, watch: bool) ->
         print("\n".join(tables.details(answer)))
         warn(tables.config_lines(answer))
     else:
-        show_tables([tables.status_table(answer)] if answer["servers"] else [], tables.config_lines(answer))
+        after = (*tables.config_lines(answer), tables.version_line(answer))
+        show_tables([tables.status_table(answer)] if answer["servers"] else [], after)
     return ExitCode.OK
 
 
@@ -135,14 +136,17 @@ def logs(client: Client, *, server: str, count: int | None, follow: bool) -> int
     return ExitCode.OK
 
 
-def models(client: Client, folder: Path, *, as_json: bool) -> int:
-    """`llamad models`: the files and what serves them; only the files in `folder` where the daemon is not there."""
+def models(client: Client, file: Path, *, as_json: bool) -> int:
+    """`llamad models`: the files and what serves them; where the daemon is not there, only the files in the folder that
+    the configuration `file` names.
+    """
     answer: tables.Document
     try:
         answer = client.get("models")
     except UnavailableError as error:
-        from llamad.cli.local import models_in
+        from llamad.cli.local import models_folder, models_in
 
+        folder = models_folder(file)
         warn([f"{error.message}: showing {folder}"])
         answer = models_in(folder)
     if as_json:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from llamad import __version__
 from llamad.cli.layout import Table
 from llamad.config.units import format_duration, format_size, format_wait
 from llamad.host.visible import visible
@@ -67,6 +68,12 @@ def gpus_text(gpus: str | Sequence[str | int] | None) -> str:
     if gpus is None or isinstance(gpus, str):
         return gpus or "-"
     return ",".join(str(gpu) for gpu in gpus)
+
+
+def version_line(status: Document) -> str:
+    """Which llamad answered, and what to do where another version is installed by now."""
+    other = "" if status["version"] == __version__ else f"; this is {__version__}: `llamad upgrade` starts it"
+    return visible(f"llamad {status['version']} runs") + other
 
 
 def config_lines(status: Document) -> Iterator[str]:

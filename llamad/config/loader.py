@@ -95,6 +95,16 @@ def load(
     )
 
 
+def models_dir(file: Path, dirs: Directories) -> Path:
+    """The folder of models that FILE and its drop-ins name, without a look at anything else; llamad's own where they
+    name none. Blocks.
+    """
+    sources, problems = parse(read_disk(file.absolute()))
+    top, _ = merge_files([source.top for source in sources if source.top is not None])
+    nothing = mapping(Position(file, 1, 1), {})
+    return _Load(dirs, Reader({}), top or nothing, problems, accepted=False).head().value.models_dir
+
+
 def _below_servers(key: str, value: Node) -> str | None:
     """Tells of an unknown key of the file that it looks like a server."""
     if value.entries.keys().isdisjoint(SOURCES):
@@ -141,7 +151,7 @@ class _Load:
 
     def run(self) -> Config:
         """The configuration, with defaults in the place of what was wrong."""
-        head = self._head()
+        head = self.head()
         gateway = self._gateway()
         servers = list(self._servers(head.value, self._defaults(head.value)))
         if not is_program(head.value.llama_server):
@@ -162,7 +172,7 @@ class _Load:
         node = self._top.get(*path) or self._top
         self.problems.append(Problem(node.position, ".".join(path), message, kind, hint=hint))
 
-    def _head(self) -> Typed[Config]:
+    def head(self) -> Typed[Config]:
         """Everything but the gateway and the servers."""
         elsewhere = ("gateway", "defaults", "servers")
         rest = {key: entry for key, entry in self._top.entries.items() if key not in elsewhere}

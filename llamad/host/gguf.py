@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamad.host.files import open_regular, within
+from llamad.host.files import open_regular, status, within
 
 MAX_HEADER = 128 << 20
 MAX_KEYS = 1 << 14
@@ -89,6 +89,7 @@ def read_header(path: Path) -> Header:
 
     Blocks on the disk: call it in a thread. The answer is remembered while size and time of the file stay.
     """
+    status(path)  # a disk that is dead is known sooner than that a file is only long
     return within(path, lambda: _read(path), patience=_PATIENCE)
 
 

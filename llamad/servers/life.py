@@ -8,6 +8,7 @@ from pathlib import Path
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
 from llamad.host.address import UnixAddress
+from llamad.host.files import status
 from llamad.host.gpu_use import Gpus
 from llamad.host.pulse import SLACK, Beat
 from llamad.host.threads import aside
@@ -73,6 +74,7 @@ class Life:
         self._devices_listed = False
         self._began = self._loop.time()
         self._ready_at: float | None = None
+        self._model_size: int | None = None
         self._tried_until = 0.0
         self._doubted = False
         """Whether it failed a request of llamad's own a moment ago."""
@@ -106,6 +108,8 @@ class Life:
         began = self._began
         deadline = LoadDeadline(self._config().health.load_stall_timeout, looked_at=began)
         figures_at = began
+        self._beat.expect(None)  # its disk may take its time
+        self._model_size = await aside(_size, self._running.model)
         while not (failure := self._over()):
             health = self._config().health
             deadline.stall_timeout = health.load_stall_timeout
@@ -160,7 +164,7 @@ class Life:
     def _figures(self, deadline: LoadDeadline, now: float) -> None:
         usage = self._child.memory_and_reads()
         deadline.observe(now, lines=self._listener.lines, usage=usage, cpu=self._child.cpu_seconds())
-        progress = load_progress(usage, _size(self._running.model))
+        progress = load_progress(usage, self._model_size)
         self._board.update(self._key, load_progress=progress, memory_bytes=usage[0] if usage else None)
 
     async def _watch(self) -> Failure:
@@ -284,7 +288,7 @@ class Life:
 
 def _size(model: Path | None) -> int | None:
     try:
-        return None if model is None else model.stat().st_size
+        return None if model is None else status(model).st_size
     except OSError:
         return None
 

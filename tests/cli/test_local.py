@@ -11,6 +11,7 @@ from llamad.cli import local
 from llamad.cli.main import main
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.verdict import Verdict
+from llamad.control.client import Client
 from llamad.errors import NotAllowedError
 from llamad.servers.plan import Action, Step
 from tests.builders import fake_binary, gguf
@@ -172,6 +173,33 @@ def test_root_checks_a_file_of_the_system_on_behalf_of_the_service(monkeypatch: 
 
     monkeypatch.setattr("pwd.getpwnam", unknown)
     assert local.service_user(system, uid=0) is None
+
+
+def test_without_a_daemon_models_are_those_of_the_configured_folder(
+    folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "there.gguf").write_bytes(gguf())
+    file = a_file(folder, "  {}\n")
+    monkeypatch.setattr("llamad.cli.main._SYSTEM_CONFIG", str(file))
+    for text, name in (("models_dir: elsewhere\nfrobnicate: 1\n", "there.gguf"), ("log: {}\n", None)):
+        file.write_text(text)
+        assert main(["models"]) == 0
+        out, err = capsys.readouterr()
+        shown = folder / ("elsewhere" if name else "models")
+        assert err.endswith(f": showing {shown}\n")
+        assert (name or "no GGUF file is in") in out
+
+
+async def test_root_looks_as_the_services_user_where_no_llamad_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would run a program that this user may have put there, as root."""
+    became: list[Path] = []
+    monkeypatch.setattr(local, "service_user", lambda *_, **__: "llamad")
+    monkeypatch.setattr(local, "become_owner_of", became.append)
+    assert local.check(a_file(folder, "  {}\n"), Path("/none"), Client(folder / "none"), as_json=True) == 0
+    assert became == [folder]
 
 
 def test_the_schema_is_one(capsys: Captured) -> None:

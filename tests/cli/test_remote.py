@@ -33,7 +33,7 @@ async def test_status_is_a_table(capsys: Captured) -> None:
         assert await run(path, "status") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["NAME", "STATE", "WANTED"]
-    assert [line.split()[:2] for line in lines[1:]] == [["qwen/0", "ready"], ["qwen/1", "ready"], ["embed", "stopped"]]
+    assert [line.split()[:2] for line in lines[1:4]] == [["qwen/0", "ready"], ["qwen/1", "ready"], ["embed", "stopped"]]
 
 
 async def test_status_of_one_server_is_everything_about_it(capsys: Captured) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llamad import __version__
 from llamad.cli.layout import fitted
 from llamad.cli.tables import (
     config_lines,
@@ -15,6 +16,7 @@ from llamad.cli.tables import (
     served_table,
     status_changes,
     status_table,
+    version_line,
 )
 from llamad.config.model import ServerConfig
 from llamad.control.documents import StatusDocument
@@ -141,6 +143,14 @@ def test_why_a_server_is_stopped_is_noted() -> None:
     assert row[-1] == "is started by hand only (llamad start spare); a newer binary is there"
     assert "  why:        is started by hand only (llamad start spare)" in list(details(status))
     assert list(status_changes(None, status)) == [f"spare stopped: {row[-1]}"]
+
+
+def test_the_version_that_runs_is_told_and_what_to_do_where_it_is_another() -> None:
+    assert (
+        version_line(a_status())
+        == f"llamad {a_status()['version']} runs; this is {__version__}: `llamad upgrade` starts it"
+    )
+    assert version_line({**a_status(), "version": __version__}) == f"llamad {__version__} runs"
 
 
 def test_what_is_to_say_of_the_configuration() -> None:
