@@ -157,10 +157,10 @@ def _replica(daemon: Daemon) -> Document | None:
 
 
 def _answers(port: int) -> bool:
-    """Whether the gateway says that what should be up is up."""
+    """Whether the gateway says that the model answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/ready")
+        connection.request("GET", f"/ready?model={SERVER}")
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

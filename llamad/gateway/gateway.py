@@ -90,6 +90,7 @@ class Gateway:
 
     async def drain(self, timeout: float) -> None:
         """Take no more connections and let running requests end, for `timeout` seconds at most; then end them."""
+        self._policy.leave()
         await self._server.drain(timeout)
 
     def _limits(self, settings: GatewayConfig) -> Limits:

@@ -1,6 +1,7 @@
 """What the gateway answers itself: what it is, whether it is well, which models there are, and its metrics."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from llamad import __version__
 from llamad.config.model import ServerConfig
 from llamad.gateway.asking import NO_REPORT, Asker, Report, Target
-from llamad.gateway.replies import json_answer, unknown_model
+from llamad.gateway.replies import error_answer, json_answer, unknown_model
 from llamad.gateway.routes import Here, Place
 from llamad.gateway.types import Answer, Backends, Local
 from llamad.metrics import CONTENT_TYPE, Metrics
@@ -34,6 +35,7 @@ class LocalAnswers:
         self._metrics = metrics
         self._asker = asker
         self._key_of = key_of
+        self._leaving = False
         self._since = int(time.time())  # of the models' `created`, which clients expect to be there
 
     def answer(self, here: Here, query: str) -> Answer | Local:
@@ -44,26 +46,31 @@ class LocalAnswers:
             case Place.HEALTH:
                 return json_answer({"status": "ok"})
             case Place.READY:
-                return self._ready()
+                return self._ready(here.server)
             case Place.METRICS:
                 return Local(self._all_metrics) if _asks_servers(query) else self._own_metrics()
             case Place.MODELS:
                 return Local(lambda: self._models(here.server))
         return Local(lambda: self._model(here.server))
 
-    def _ready(self) -> Answer:
-        """200 when every always-on server that should run has a ready replica, 503 with the reasons otherwise. One
-        that was stopped by hand, or made way for another, should not run.
+    def leave(self) -> None:
+        """llamad is about to stop: a balancer should send no more requests."""
+        self._leaving = True
+
+    def _ready(self, server: str) -> Answer:
+        """Whether llamad takes requests; of `server`, whether it would answer one: it is ready, or starts with it.
+        One of many servers that failed is no reason to take llamad out of a balancer.
         """
-        now = asyncio.get_running_loop().time()
-        always = [name for name, config in self._backends.configs.items() if config.start == "always"]
-        conditions = [self._backends.condition(name) for name in always]
-        down = [one for one in conditions if one.wanted == "running" and not one.serves]
-        if not down:
+        if self._leaving:
+            return error_answer(503, "llamad is stopping", kind="stopping")
+        if not server:
             return json_answer({"status": "ok"})
-        message = "not ready: " + "; ".join(one.sentence(now) for one in down)
-        error = {"message": message, "type": "server_error", "param": None, "code": "not_ready"}
-        return json_answer({"error": error, "servers": {one.server: _told(one) for one in down}}, status=503)
+        condition = self._backends.condition(server)
+        if condition.serves or condition.awaits_request:
+            return json_answer({"status": "ok", "state": condition.state})
+        answer = error_answer(503, condition.sentence(asyncio.get_running_loop().time()), kind="not_ready")
+        document = {**json.loads(answer.body), "servers": {server: _told(condition)}}
+        return json_answer(document, status=503)
 
     def _own_metrics(self) -> Answer:
         return Answer(200, self._metrics.exposition(), CONTENT_TYPE)

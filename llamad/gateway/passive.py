@@ -60,7 +60,7 @@ class Passive:
     def not_ready(self, server: str) -> Answer:
         """503: it would have to be started, or waited for."""
         condition = self._backends.condition(server)
-        how = "; this request does not start it, one that uses the model does" if condition.wanted == "stopped" else ""
+        how = " that uses its model: this one does not" if condition.awaits_request else ""
         message = f"{condition.sentence(asyncio.get_running_loop().time())}{how}"
         headers: Headers = [(b"retry-after", b"%d" % RETRY_AFTER)]
         return error_answer(503, message, kind="not_ready", headers=headers)

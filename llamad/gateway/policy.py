@@ -81,6 +81,10 @@ class Policy:
         self._keys = keys
         self._follow()
 
+    def leave(self) -> None:
+        """llamad is about to stop: `/ready` says no from now on."""
+        self._local.leave()
+
     def authorize(self, head: RequestHead, *, unix: bool = False) -> str | Answer | None:
         """See types.Policy. What is public, and OPTIONS, which a browser asks without the key, need none."""
         public = is_public(self._names, head)

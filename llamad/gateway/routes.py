@@ -44,7 +44,7 @@ _FREE = frozenset({Place.INDEX, Place.HEALTH})
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The gateway answers itself; `server` is whose model is asked for at Place.MODEL."""
+    """The gateway answers itself; `server` is whose model is asked for, where it is one's only."""
 
     place: Place
     server: str = ""
@@ -154,20 +154,37 @@ def _by_head(names: Names, head: RequestHead) -> ToServer | Here | Answer:
         return _one_server(names, head, written, path)
     place = _PLACES.get(path)
     if place is not None:
-        return Here(place) if head.method in ("GET", "HEAD") else not_allowed(head.method, "GET, HEAD")
+        return _here(names, head, place)
     if head.method in ("GET", "HEAD") and head.path.startswith(_MODELS):
         return _one_model(names, head.path)
     kind = kind_of(head.method, path)
     if kind is None or (kind is Kind.PAGE and names.only is None):
         return _nothing(head.method, path)
-    try:
-        name = modelname.in_query(head.query) if head.query else None
-    except UnreadableError as error:
-        return error_answer(400, str(error), kind="invalid_request_error")
+    name = _name_in_query(head)
+    if isinstance(name, Answer):
+        return name
     server = names.only if name is None else names.find(name)
     if server is not None:
         return ToServer(server, _target(path, head), kind=kind)
     return _nameless(names, head, "add ?model=NAME") if name is None else unknown_model(name, names.known)
+
+
+def _here(names: Names, head: RequestHead, place: Place) -> Here | Answer:
+    """A place of the gateway's own; `/ready?model=NAME` is about one server."""
+    if head.method not in ("GET", "HEAD"):
+        return not_allowed(head.method, "GET, HEAD")
+    name = _name_in_query(head) if place is Place.READY else None
+    if name is None or isinstance(name, Answer):
+        return name or Here(place)
+    server = names.find(name)
+    return unknown_model(name, names.known) if server is None else Here(place, server)
+
+
+def _name_in_query(head: RequestHead) -> str | Answer | None:
+    try:
+        return modelname.in_query(head.query) if head.query else None
+    except UnreadableError as error:
+        return error_answer(400, str(error), kind="invalid_request_error")
 
 
 def _nameless(names: Names, head: RequestHead, how: str) -> Answer:

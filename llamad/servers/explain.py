@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llamad.config.model import ServerConfig
     from llamad.servers.residency import Verdict
 
+_ON_DEMAND = "on-demand"
 _ROOM_HINT = "see memory:, group: and gateway.memory_budget:"
 
 
@@ -48,6 +49,11 @@ class Condition:
     def as_wanted(self) -> bool:
         """Whether there is nothing to wait for and nothing to repair."""
         return self.state is State.STOPPED if self.wanted == "stopped" else self.serves and self.why is None
+
+    @property
+    def awaits_request(self) -> bool:
+        """Whether nothing of it runs because nobody has asked for it: the next request that uses it starts it."""
+        return self.wanted == "stopped" and self.why is not None and self.why.cause == _ON_DEMAND
 
     @property
     def failure(self) -> Failure | None:
@@ -169,8 +175,8 @@ def _not_wanted(config: ServerConfig, order: Literal["start", "stop"] | None) ->
     if config.start == "manual":
         return Failure("stopped", "is started by hand only", start)
     if config.start == "on-demand":
-        return Failure("stopped", "starts with a request")
-    return Failure("stopped", "made way for another, starts with a request")
+        return Failure(_ON_DEMAND, "starts with a request")
+    return Failure(_ON_DEMAND, "made way for another, starts with a request")
 
 
 def no_room(room: Verdict, *, what: str = "") -> Failure:

@@ -300,24 +300,42 @@ async def test_the_index_says_what_this_is() -> None:
         assert await here.json("/health") == {"status": "ok"}
 
 
-async def test_ready_when_every_always_on_server_has_a_ready_replica() -> None:
-    configs = {**servers("a", replicas=2), **servers("b", start="on-demand"), **servers("c"), **servers("d")}
+async def test_ready_is_about_llamad_whatever_its_servers_do() -> None:
+    """A balancer asks whether to send requests here; one of many servers that failed is no reason not to."""
+    async with gate(servers("a", "b")) as here:
+        here.fleet.up("a")
+        here.fleet.fail(here.fleet.add("b"), Failure("oom", "no memory"))
+        assert await here.json("/ready") == {"status": "ok"}
+        here.policy.leave()
+        for query in ("", "model=a"):
+            answer = await here.get("/ready", query)
+            assert answer.status == 503
+            assert "stopping" in json.loads(answer.body)["error"]["message"]
+        assert (await here.get("/health")).status == 200
+
+
+async def test_ready_of_one_server_says_what_it_lacks() -> None:
+    configs = {**servers("a", aliases=("x",)), **servers("b", start="on-demand"), **servers("c")}
     async with gate(configs) as here:
-        here.fleet.stopped = {"c"}
-        here.fleet.up("a", 0)
-        here.fleet.fail(here.fleet.add("a", 1), Failure("oom", "no memory"))
-        key = here.fleet.add("d")
-        answer = await here.get("/ready")
+        here.fleet.stopped = {"b"}
+        key = here.fleet.add("a")
+        here.fleet.move(key, State.STARTING)
+        here.fleet.move(key, State.LOADING, load_progress=0.42)
+        answer = await here.get("/ready", "model=x")
         assert answer.status == 503
-        assert json.loads(answer.body)["servers"] == {
-            "d": {"state": "starting", "cause": None, "message": None, "hint": None}
-        }
+        document = json.loads(answer.body)
+        assert document["error"]["message"] == "a is loading 42 %"
+        assert document["error"]["code"] == "not_ready"
+        assert document["servers"]["a"]["state"] == "loading"
         here.fleet.fail(key, Failure("oom", "no memory", "less"))
-        answer = await here.get("/ready")
-        assert json.loads(answer.body)["error"]["message"] == "not ready: d is failed: no memory (less)"
-        assert json.loads(answer.body)["servers"]["d"]["cause"] == "oom"
+        document = json.loads((await here.get("/ready", "model=a")).body)
+        assert document["error"]["message"] == "a is failed: no memory (less)"
+        assert document["servers"]["a"]["cause"] == "oom"
         here.fleet.ready(key)
-        assert (await here.get("/ready")).status == 200
+        assert json.loads((await here.get("/ready", "model=a")).body) == {"status": "ok", "state": "ready"}
+        assert json.loads((await here.get("/ready", "model=b")).body)["state"] == "stopped"
+        assert (await here.get("/ready", "model=nope")).status == 404
+        assert (await here.get("/ready", "model=a&model=b")).status == 400
 
 
 async def test_the_models_of_all_servers() -> None:

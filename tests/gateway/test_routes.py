@@ -304,7 +304,7 @@ def test_a_form_is_read_whatever_the_other_parts_hold(data: bytes, name: str) ->
 @pytest.mark.parametrize("names", [NONE, ONE, TWO])
 def test_what_the_gateway_answers_itself(path: str, place: Place, names: Names) -> None:
     for method in ("GET", "HEAD"):
-        assert route_of(names, a_head(method, path, "model=whatever"), None) == Here(place)
+        assert route_of(names, a_head(method, path, "models=whatever"), None) == Here(place)
     answer = route_of(names, a_head("POST", path), None)
     assert not reader(a_head("POST", path))
     assert isinstance(answer, Answer)
