@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from llamad.gateway.enginepaths import Kind
+from llamad.gateway.page import waiting_page, wants_page
 from llamad.gateway.replies import error_answer, json_answer
 from llamad.gateway.types import Answer, Backends, Headers, Local, RequestHead, Route, ToServer
 from llamad.host.address import Address
@@ -57,13 +58,15 @@ class Passive:
         ready = (one for one in self._backends.board.of(server) if one.state is State.READY and one.address is not None)
         return list({one.key.index: one for one in ready}.values())
 
-    def not_ready(self, server: str) -> Answer:
+    def not_ready(self, found: ToServer, head: RequestHead) -> Answer:
         """503: it would have to be started, or waited for."""
-        condition = self._backends.condition(server)
-        how = " that uses its model: this one does not" if condition.awaits_request else ""
-        message = f"{condition.sentence(asyncio.get_running_loop().time())}{how}"
+        condition = self._backends.condition(found.server)
+        sentence = condition.sentence(asyncio.get_running_loop().time())
         headers: Headers = [(b"retry-after", b"%d" % RETRY_AFTER)]
-        return error_answer(503, message, kind="not_ready", headers=headers)
+        if found.kind is Kind.PAGE and wants_page(head):
+            return waiting_page(found.server, sentence, headers, startable=condition.awaits_request)
+        how = " that uses its model: this one does not" if condition.awaits_request else ""
+        return error_answer(503, f"{sentence}{how}", kind="not_ready", headers=headers)
 
     async def _find_stream(self, found: ToServer, head: RequestHead, there: Sequence[Replica]) -> Answer | ToServer:
         """The replica that has the conversation; of several the one where it began last."""

@@ -116,7 +116,7 @@ class Policy:
             return route
         if found.target.partition("?")[0] in ("/v1/models", "/models"):
             return self._local.answer(Here(Place.MODELS, found.server), head.query)
-        return self._passive.not_ready(found.server)
+        return self._passive.not_ready(found, head)
 
     def error(
         self, status: int, message: str, *, kind: str = "invalid_request_error", headers: Headers | None = None

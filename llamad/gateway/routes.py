@@ -98,8 +98,8 @@ def reader(head: RequestHead) -> Reader | None:
     if head.method not in WITH_BODY or kind is None:
         return None
     target = _target(path, head)
-    if written is not None:  # every process gets the body: it has to be there
-        return Reader(_always(unquote(written)), target, kind) if kind is Kind.EVERY else None
+    if written is not None:
+        return _reader_of_one(unquote(written), target, kind)
     if path == _ARRAY_BODY:
         return Reader(_no_name, target, kind)
     content_type = head.header(b"content-type") or b""
@@ -109,8 +109,22 @@ def reader(head: RequestHead) -> Reader | None:
     return Reader(_in_any_json if may_be_empty else modelname.in_json, target, kind)
 
 
-def _always(name: str) -> partial[str]:
-    return partial(lambda given, _: given, name)
+def _reader_of_one(name: str, target: str, kind: Kind) -> Reader | None:
+    """The server is known; the body has to be there before every process gets it, or before a model is started."""
+    if kind is Kind.EVERY:
+        return Reader(partial(_always, name), target, kind)
+    return Reader(partial(_with_a_body, name), target, kind) if kind is Kind.USE else None
+
+
+def _always(name: str, _: bytes) -> str:
+    return name
+
+
+def _with_a_body(name: str, body: bytes) -> str:
+    """A request without a body is none that a model could answer."""
+    if not body:
+        raise UnreadableError("the body is empty; send an object such as {...}")
+    return name
 
 
 def _no_name(_: bytes) -> None:

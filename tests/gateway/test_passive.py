@@ -29,11 +29,11 @@ class Pair:
         self.origins = origins
         self._port = port
 
-    async def ask(self, method: str, path: str, body: bytes | None = None) -> Reply:
+    async def ask(self, method: str, path: str, body: bytes | None = None, lines: str = "") -> Reply:
         """One answer, on a connection of its own."""
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"
         wire = Wire(*await asyncio.open_connection("127.0.0.1", self._port))
-        wire.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n".encode() + (body or b""))
+        wire.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{lines}{length}\r\n".encode() + (body or b""))
         try:
             return await wire.reply(to_head=method == "HEAD")
         finally:
@@ -129,6 +129,27 @@ async def test_a_passive_request_does_not_start_a_server(pair: Pair, method: str
 async def test_an_impossible_request_does_not_start_a_server(pair: Pair, method: str, path: str, status: int) -> None:
     assert (await pair.ask(method, path, b'{"model": "cold"}')).status == status
     assert not pair.fleet.asked
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/servers/cold/v1/chat/completions"])
+async def test_a_request_without_a_body_does_not_start_a_server(pair: Pair, path: str) -> None:
+    assert (await pair.ask("POST", path)).status == 400
+    assert not pair.fleet.asked
+
+
+async def test_a_browser_is_shown_a_page_that_can_start_the_server(pair: Pair) -> None:
+    reply = await pair.ask("GET", "/servers/cold/", lines="Accept: text/html,*/*\r\n")
+    assert reply.status == 503
+    assert reply.header("content-type") == "text/html; charset=utf-8"
+    assert b"Start it" in reply.body
+    assert b'fetch("tokenize"' in reply.body
+    assert not pair.fleet.asked
+    pair.fleet.move(pair.fleet.add("cold"), State.STARTING)
+    reply = await pair.ask("GET", "/servers/cold/", lines="Accept: text/html,*/*\r\n")
+    assert b"Start it" not in reply.body
+    assert b'http-equiv="refresh"' in reply.body
+    reply = await pair.ask("GET", "/servers/cold/props", lines="Accept: text/html,*/*\r\n")
+    assert reply.header("content-type") == "application/json"
 
 
 async def test_the_models_of_a_stopped_server_are_told_without_it(pair: Pair) -> None:

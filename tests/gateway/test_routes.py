@@ -336,8 +336,13 @@ def test_an_unknown_model_by_path() -> None:
 def test_one_server_with_everything_it_has(method: str, path: str, kind: Kind) -> None:
     for name in ("qwen", "default", "org%2Fmodel"):
         head = a_head(method, f"/servers/{name}{path}", "a=b&model=emb")
-        assert not reader(head)
-        assert route_of(TWO, head, None) == ToServer("qwen", f"{path}?a=b&model=emb", kind=kind)
+        assert route_of(TWO, head, b"{}") == ToServer("qwen", f"{path}?a=b&model=emb", kind=kind)
+
+
+def test_a_request_without_a_body_uses_no_model() -> None:
+    answer = route_of(TWO, a_head("POST", "/servers/qwen/v1/chat/completions"), b"")
+    assert isinstance(answer, Answer)
+    assert (answer.status, "the body is empty" in error_of(answer)["message"]) == (400, True)
 
 
 def test_what_concerns_every_process_of_one_server_needs_its_body_first() -> None:
@@ -421,7 +426,7 @@ def test_a_method_that_a_path_does_not_have_is_405(method: str, path: str, allow
 )
 def test_a_path_is_taken_as_what_it_means(path: str) -> None:
     assert posted(TWO, b'{"model": "emb"}', path) == ToServer("emb", "/v1/chat/completions")
-    assert route_of(TWO, a_head("POST", f"/servers/emb{path}"), None) == ToServer("emb", "/v1/chat/completions")
+    assert route_of(TWO, a_head("POST", f"/servers/emb{path}"), b"{}") == ToServer("emb", "/v1/chat/completions")
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/models//", "//v1/models", "/health/"])
