@@ -220,7 +220,7 @@ def test_the_end_waits_for_requests_as_long_as_their_server_allows_and_says_so()
             wait_until(path.exists)
             client.connect(str(path))
             body = b'{"model": "brief", "prompt": "x"}'
-            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
             client.sendall(head + body)
             wait_until(lambda: one.status("brief")["in_flight"] == 1)
             one.send(signal.SIGTERM)

@@ -282,7 +282,9 @@ def ask(path: Path, model: str) -> None:
         sock.settimeout(10)
         sock.connect(str(path))
         body = f'{{"model":"{model}","prompt":"x"}}'
-        sock.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        sock.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
         sock.recv(1)
 
 

@@ -135,7 +135,7 @@ def request(kind: Kind, model: str, mark: str, *, words: int, key: str | None) -
         body |= {"messages": [{"role": "user", "content": mark}], "stream": kind is Kind.STREAM}
     data = json.dumps(body).encode()
     authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{authorization}Content-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

@@ -160,9 +160,9 @@ def memory(folder: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(running([server, "--host", str(inside)], FAKE_CHUNK_US="20000"))
         wait_for(inside)
-        health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
         body = b'{"model":"fake","stream":true,"max_tokens":500}'
-        lines = [b"POST /v1/chat/completions HTTP/1.1", b"Host: x", b"Authorization: Bearer " + KEY.encode()]
+        lines = [b"POST /v1/chat/completions HTTP/1.1", b"Host: localhost", b"Authorization: Bearer " + KEY.encode()]
         stream = b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
         for what, count, request in (("waits", IDLE, health), ("streams", STREAMS, stream)):
             with ExitStack() as own:

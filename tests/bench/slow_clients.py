@@ -21,7 +21,7 @@ SLOW = 2000
 HONEST = 200
 PORT = 18089
 KEY = "sk-bench"
-START = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX: "
+START = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX: "
 
 
 async def _honest(wire: Wire) -> float:

@@ -44,7 +44,7 @@ func stream(target, model string, tokens int, out *outcome) {
 	}
 	defer conn.Close()
 	body := fmt.Sprintf(`{"model":%q,"stream":true,"max_tokens":%d,"messages":[]}`, model, tokens)
-	fmt.Fprintf(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	fmt.Fprintf(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		out.failure = err.Error()
