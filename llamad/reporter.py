@@ -77,8 +77,7 @@ class Reporter:
         return "; ".join([*self._notices(), self._servers()])
 
     def _servers(self) -> str:
-        conditions = [self._fleet.condition(name) for name in self._fleet.configs]
-        return status_line(conditions, asyncio.get_running_loop().time())
+        return status_line(self._fleet.condition(name) for name in self._fleet.configs)
 
     async def show_status(self) -> None:
         """Keep STATUS up to date until cancelled."""

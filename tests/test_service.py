@@ -94,7 +94,7 @@ def test_a_crash_of_llamad_costs_no_model(llamad: Llamad, manager: ServiceManage
     llamad.client.post("servers", "s", "stop", wait=True)
     first = {name: llamad.status(name) for name in ("a", "b")}
     manager.pump()
-    assert len(manager.stored) == 4
+    assert len(manager.stored) == 6
 
     llamad.end(signal.SIGKILL)
     (log,) = manager.stored["log-a-0-0"]

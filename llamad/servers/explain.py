@@ -68,12 +68,16 @@ class Condition:
         """All but the state: `corrupt GGUF (download it again); next try in 5m`; None where there is nothing to say."""
         return "; ".join(self._parts("" if self.why is None else str(self.why), now)) or None
 
-    def line(self, now: float, *, hint: bool = True) -> str:
+    def line(self, now: float) -> str:
         """In one line, to follow the server's name: `loading 42 %`, `failed: corrupt GGUF (download it again); next try
         in 5m`, `was stopped by hand (llamad start qwen)`, `ready, but replica 1 is loading 42 %`.
         """
-        why = "" if self.why is None else str(self.why) if hint else self.why.message
-        return "; ".join(self._parts(self._with_state(why), now))
+        return "; ".join(self._parts(self._with_state("" if self.why is None else str(self.why)), now))
+
+    @property
+    def short(self) -> str:
+        """The same without the hint and without a time, for what stays as it is until something happens (STATUS=)."""
+        return self._with_state("" if self.why is None else self.why.message)
 
     def sentence(self, now: float) -> str:
         """For clients, with the server's name: `qwen is loading 42 %`, `qwen was stopped by hand (...)`. It has nothing
@@ -159,7 +163,7 @@ def _serving(config: ServerConfig, replicas: Sequence[Replica], room: Verdict | 
     other = explain_replica(config, worst)
     who = "the new one" if worst.key.index in {one.key.index for one in ready} else f"replica {worst.key.index}"
     if other.why is None:
-        return replace(told, why=Failure(str(worst.state), f"{who} is {other.line(0.0)}"))
+        return replace(told, why=Failure(str(worst.state), f"{who} is {other.short}"))
     return replace(told, why=_reworded(other.why, lambda words: f"{who} is {worst.state}: {words}"), until=other.until)
 
 

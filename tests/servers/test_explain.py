@@ -110,7 +110,7 @@ def test_one_that_has_no_room(room: Verdict, line: str) -> None:
 
 def test_the_parts_that_others_print() -> None:
     condition = explain(a_server(), [one(S.FAILED, last_error=BROKEN, retry_at=400.0)], running=True)
-    assert condition.line(NOW, hint=False) == "failed: corrupt GGUF; next try in 5m"
+    assert condition.short == "failed: corrupt GGUF"
     assert condition.reason(NOW) == "corrupt GGUF (download it again); next try in 5m"
     assert condition.failure == BROKEN
     assert (condition.since, condition.until, condition.retry_in(NOW)) == (90.0, 400.0, 300.0)
