@@ -21,15 +21,10 @@ ending
   FAKE_GRANDCHILD=1        leaves a process that holds its pipes; =setsid: in a session of its own
 while it runs
   FAKE_HANG=WHAT           comma-separated: all (no request is answered), health, slots, decode (a request never
-<<<<<<< HEAD
-                           ends, its slot's counts stand still); FAKE_HANG_FILE=PATH: only while that file exists
-  FAKE_FLOOD=N             log lines a second, or FAKE_FLOOD_TEXT as often; FAKE_FLOOD_ONCE=N: that many at once,
-                           when ready
-=======
                            ends, its slot's counts stand still), swallow (a completion gets no slot and no
                            answer); FAKE_HANG_FILE=PATH: only while that file exists
-  FAKE_FLOOD=N             log lines a second; FAKE_FLOOD_ONCE=N: that many at once, when ready
->>>>>>> 1bb2054 (tmp)
+  FAKE_FLOOD=N             log lines a second, or FAKE_FLOOD_TEXT as often; `empty`: empty ones, without end;
+                           FAKE_FLOOD_ONCE=N: that many at once, when ready
   FAKE_EAT=BYTES           SIGUSR1 makes it take that much memory
   FAKE_CLOSE_OUTPUT=1      closes stdout and stderr when ready
   FAKE_CHUNKS=N, FAKE_CHUNK_DELAY=S   tokens of an answer (4), seconds between them (0)

@@ -148,7 +148,9 @@ def eat(_signum: int, _frame: object) -> None:
 
 
 def flood() -> None:
-    """FAKE_FLOOD lines a second, for ever."""
+    """FAKE_FLOOD lines a second, for ever; `empty`: as many empty ones as the pipe takes."""
+    while setting("FLOOD") == "empty":
+        raw(b"\n" * 65536)
     rate, sent, began = number("FLOOD"), 0, time.monotonic()
     text = escaped(setting("FLOOD_TEXT"))
     while True:

@@ -193,3 +193,80 @@ async def test_a_lack_of_descriptors_here_is_no_fault_of_the_server(
     assert (reply.status, reply.header("retry-after")) == (503, "1")
     assert "Too many open files" in reply.error
     assert len(gate.rules.asked) == 1
+
+
+# --- a process that llamad itself ends
+
+
+class Doomed:
+    """Dies while llamad ends it: its requests were told why."""
+
+    def __init__(self, gate: Gate, before: bytes = b"") -> None:
+        self.gate = gate
+        self.before = before
+
+    async def __call__(self, _: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.before)
+        await writer.drain()
+        await asyncio.sleep(0.01)  # what was written is on its way
+        for lease in self.gate.rules.leases:
+            lease.flight.fate = "hung: a slot made no progress for 1m"
+        raise EOFError
+
+
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 O"])
+async def test_request_whose_process_llamad_ended_is_told_why_and_sent_to_no_other(
+    gate: Gate, origin: Origin, before: bytes
+) -> None:
+    """It would take the next process with it, and then the next."""
+    origin.behave = Doomed(gate, before)
+    reply = await gate.ask(post())
+    assert reply.status == 504
+    assert "does not repeat it: hung: a slot made no progress for 1m" in reply.error
+    assert gate.rules.asked == [(False, None)]
+    assert (gate.rules.records[0].error, gate.rules.records[0].retries) == ("upstream-hung", 0)
+
+
+async def test_request_on_a_kept_connection_is_not_sent_again_either(gate: Gate, origin: Origin) -> None:
+    wire = await gate.wire()
+    wire.send(post(b"one"))
+    assert (await wire.reply()).status == 200
+    origin.behave = Doomed(gate)
+    wire.send(post(b"two"))
+    assert (await wire.reply()).status == 504
+    assert len(gate.rules.asked) == 2
+
+
+async def test_stream_whose_process_llamad_ended_breaks_off_with_the_reason(gate: Gate, origin: Origin) -> None:
+    origin.behave = Doomed(gate, STREAM_HEAD + chunk(EVENT))
+    wire = await gate.wire()
+    wire.send(post())
+    body = (await wire.reply()).body
+    assert b"event: error" in body
+    assert b"a slot made no progress" in body
+
+
+async def test_what_a_server_answers_is_counted_for_who_watches_it(gate: Gate, origin: Origin) -> None:
+    origin.behave = answering(plain(500, b"{}"))
+    assert (await gate.ask(post())).status == 500
+    assert gate.rules.errors == 1
+    assert gate.rules.leases[0].flight.received > 20
+
+
+@pytest.mark.parametrize(("line", "going_on"), [("X-Conversation-Id: c1", 1), ("X-Other: c1", 0)])
+async def test_conversation_goes_on_when_its_client_leaves(
+    gate: Gate, origin: Origin, line: str, going_on: int
+) -> None:
+    reached = asyncio.Event()
+
+    async def never(_: Seen, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await writer.wait_closed()
+
+    origin.behave = never
+    wire = await gate.wire()
+    wire.send(post(b"{}", line))
+    await asyncio.wait_for(reached.wait(), 5)
+    await wire.close()
+    await gate.until(lambda: not gate.rules.held)
+    assert gate.rules.going_on == going_on

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -168,3 +169,18 @@ async def test_what_could_not_be_asked_is_no_silence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", lacks)
     with pytest.raises(CannotProbeError, match="Too many open files"):
         await probe(UnixAddress(Path("/nowhere")), "/health", timeout=1)
+
+
+async def test_a_time_out_while_llamad_itself_was_held_up_is_no_silence() -> None:
+    """It may have been stopped, or busy with another server's flood: the answer may lie there unread."""
+    async with server(says_nothing) as (address, _):
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 0.4)
+        with pytest.raises(CannotProbeError, match=r"^llamad itself was held up for "):
+            await probe(address, "/", timeout=0.3)
+
+
+async def test_a_body_is_posted_as_json() -> None:
+    async with server(says(a_response(b"{}"))) as (address, requests):
+        await probe(address, "/completion", timeout=5, key="k", body=b'{"n_predict":1}')
+    assert requests[0].startswith(b"POST /completion HTTP/1.1\r\n")
+    assert b"Content-Type: application/json\r\nContent-Length: 15\r\n" in requests[0]
