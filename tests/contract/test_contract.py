@@ -339,9 +339,10 @@ def test_looking_at_the_slots_wakes_a_sleeping_one_and_nothing_else_does(engine:
 
 
 def test_a_prompt_moves_its_counters_batch_by_batch_and_uses_the_processor_all_along(engine: Engine) -> None:
-    words = " ".join(f"word{number}" for number in range(300))
+    words = " ".join(f"word{number}" for number in range(250))
     slow = {"FAKE_BATCHES": "3", "FAKE_BATCH_S": "0.2"}
-    with Server(engine, "--parallel", "1", "--threads", "1", "--batch-size", "256", env=slow) as one:
+    options = ("--parallel", "1", "--threads", "1", "--batch-size", "256", "--ctx-size", "2048")
+    with Server(engine, *options, env=slow) as one:
         before = cpu_seconds(one.process.pid)
         with one.connection() as connection:
             body = {"messages": [{"role": "user", "content": words}], "max_tokens": 1}
@@ -367,18 +368,15 @@ def cpu_seconds(pid: int) -> float:
 
 def test_a_conversation_goes_on_after_its_client_left(engine: Engine) -> None:
     with Server(engine, "--parallel", "1", env={**engine.slow, "FAKE_CHUNK_DELAY": "0.05"}) as one:
-        body = json.dumps({**CHAT, "stream": True, "max_tokens": 60, "ignore_eos": True})
+        body = json.dumps({**CHAT, "stream": True, "max_tokens": 400, "ignore_eos": True})
         with one.connection() as connection:
             headers = {"Content-Type": "application/json", "X-Conversation-Id": "c1"}
             connection.request("POST", "/v1/chat/completions", body, headers)
             connection.getresponse().read(1)
             connection.sock.close()
-        time.sleep(1.5)  # one that is not a conversation has ended by then
+        time.sleep(2)  # one that is no conversation has ended by then
         (slot,) = one.get("/slots").json
-        if engine.name == "fake":
-            assert slot["is_processing"]
-        one.wait_until("the end", "/slots", lambda slots: not slots[0]["is_processing"])
-        assert one.get("/slots").json[0]["next_token"][0]["n_decoded"] >= 59
+        assert slot["is_processing"]
 
 
 def test_one_token_for_llamad_itself(server: Server) -> None:
