@@ -15,6 +15,7 @@ import pytest
 
 from llamad.config.options import probe_binary
 from llamad.demo.engine import _LLAMA_EXAMPLE_SERVER, _address, _parse
+from tests.config.test_public_uses import USES
 from tests.engine.ports import free_port
 
 pytestmark = pytest.mark.engine
@@ -87,6 +88,25 @@ def test_its_help_is_llama_servers(engine: Path) -> None:
     for key in ("ctx_size", "n-gpu-layers", "--flash-attn", "jinja", "host", "port", "model", "metrics", "slots"):
         assert options.find(key) is not None, key
     assert options.find("made-up") is None
+
+
+ELSEWHERE = ("CUDA", "--rpc")
+"""What needs a GPU, or a build with RPC."""
+
+
+def test_the_words_of_what_people_use_are_taken(engine: Path) -> None:
+    """By llama.cpp's own parser, which says so where a value would not count."""
+    for use, words in USES.items():
+        if not any(one in words for one in ELSEWHERE):
+            ended = run(engine, *(word.replace("~", " ") for word in words.split()), "--version")
+            assert ended.returncode == 0, (use, ended.stderr)
+            assert "DEPRECATED" not in ended.stderr + ended.stdout, (use, ended.stderr)
+
+
+def test_an_option_that_is_repeated_counts_once(engine: Path) -> None:
+    """Which is why a list becomes one word, or is refused."""
+    ended = run(engine, "--override-kv", "a=int:1", "--override-kv", "b=int:1", "--version")
+    assert "only last value will be used" in ended.stderr + ended.stdout
 
 
 def test_an_unknown_option_ends_it_with_1(engine: Path) -> None:
