@@ -1,6 +1,6 @@
 """Several files become one, and `defaults:` goes under every server. Pure: every value keeps its place."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from llamad.config.helptext import bare
 from llamad.config.problems import Problem
@@ -13,6 +13,8 @@ EXTERNAL_KEYS = frozenset({"url", "aliases", "api_key_credential", "api_key_file
 """What a server that llamad does not run may have."""
 _DEEP = frozenset({"restart", "health", "stop", "limits", "args", "env", "env_credentials"})
 """What a server and the defaults share key by key; anything else is taken whole."""
+_NAMED = ("args", "env", "env_credentials")
+"""What of it has the operator's own keys."""
 
 
 def merge_files(tops: Iterable[Node]) -> tuple[Node | None, list[Problem]]:
@@ -85,8 +87,8 @@ def with_defaults(server: Node, defaults: Node) -> Node:
         under = entries.get(key)
         if under is None or key not in _DEEP:
             entries[key] = entry
-        elif key == "args":
-            entries[key] = Entry(entry.key, _args_over(under.node, entry.node))
+        elif key in _NAMED:
+            entries[key] = Entry(entry.key, _named_over(under.node, entry.node, bare if key == "args" else str))
         else:
             entries[key] = Entry(entry.key, _over(under.node, entry.node))
     return mapping(server.position, entries)
@@ -103,11 +105,11 @@ def _applies(key: str, server: Node, defaults: Node) -> bool:
     return True
 
 
-def _args_over(base: Node, top: Node) -> Node:
-    """As `_over`, where `ctx-size` and `ctx_size` are one key, and null takes a default away."""
+def _named_over(base: Node, top: Node, name: Callable[[str], str]) -> Node:
+    """As `_over`, where null takes a default away, and keys of one `name` (`ctx-size`, `ctx_size`) are one."""
     if not (base.entries and top.entries):
         return _over(base, top)
-    theirs, mine = ({bare(key) for key in node.entries} for node in (base, top))
-    kept = {key: entry for key, entry in base.entries.items() if bare(key) not in mine}
-    said = {key: one for key, one in top.entries.items() if one.node.value is not None or bare(key) not in theirs}
+    theirs, mine = ({name(key) for key in node.entries} for node in (base, top))
+    kept = {key: entry for key, entry in base.entries.items() if name(key) not in mine}
+    said = {key: one for key, one in top.entries.items() if one.node.value is not None or name(key) not in theirs}
     return mapping(top.position, {**kept, **said})

@@ -205,7 +205,7 @@ def test_defaults_go_under_every_server(place: Place) -> None:
 defaults:
   restart: {factor: 3, jitter: 0}
   args: {ctx_size: 1, jinja: true, temp: 1}
-  env: {A: "1", B: "1"}
+  env: {A: "1", B: "1", C: "1"}
   aliases: []
   memory: null
   start: on-demand
@@ -215,7 +215,7 @@ servers:
     model: m.gguf
     restart: {factor: 4}
     args: {ctx-size: 2, jinja: null}
-    env: {B: "2"}
+    env: {B: "2", C: null}
   b: {model: m.gguf, restart: , start: always}
   c: {url: "http://x:1"}
 """,
