@@ -71,6 +71,7 @@ USES = {
         "--spec-draft-n-max 2 --spec-draft-p-min 0.75 --spec-type draft-mtp"
     ),
     "{embeddings: true, pooling: mean}": "--embeddings --pooling mean",
+    "log_file: /dev/null": "--log-file /dev/null",
     "reranking: true": "--reranking",
     "slots: true": "--slots",
     "{timeout: 600, threads-http: 8, sleep-idle-seconds: 300}": (
