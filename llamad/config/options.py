@@ -18,7 +18,7 @@ from pathlib import Path
 from llamad.config.helptext import Option, OptionTable, parse_help
 from llamad.config.variables import inherited, without_options
 from llamad.errors import LlamadError
-from llamad.host.files import read_text, replace_file, status
+from llamad.host.files import open_regular, read_text, replace_file, status, within
 
 __all__ = ["Binary", "BinaryError", "Option", "OptionTable", "parse_help", "probe_binary"]
 
@@ -29,6 +29,8 @@ MAX_CACHED = 64
 MAX_CACHE_BYTES = MAX_CACHED * 2 * MAX_HELP_BYTES
 MANY = 8
 """Environments in which a program is asked before its answer is taken for independent of them."""
+SCRIPT_AGE = 60.0
+"""Seconds for which the answer of a script holds."""
 _DECIDE = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD")
 """Inherited variables that may decide which libraries answer."""
 _WRONG_PROGRAM = "llama_server has to name llama.cpp's llama-server"
@@ -48,6 +50,8 @@ class Binary:
     size: int
     mtime_ns: int
     options: OptionTable
+    asked_at: float = 0.0
+    """On the monotonic clock."""
 
 
 class BinaryError(LlamadError):
@@ -82,18 +86,35 @@ def probe_binary(
     """Find a llama-server (a name is looked up in PATH) and learn its options, in the environment that its process will
     have: `environ` is llamad's own, `env` the server's. Blocks for up to 30 s the first time; then the answer comes
     from memory, or from the file `cache` (JSON; a broken one is ignored), while path, size, mtime and `env` are the
-    same. BinaryError says why there is none. May be called from several threads.
+    same. A script is asked again after a minute: what it calls may be another build by then. BinaryError says why
+    there is none. May be called from several threads.
     """
     env = without_options(env)
     file = _locate(name_or_path, environ, env)
+    script = _is_script(file.path)
     with _lock:
         known = _memory.get(file) or _known_anyway(file)
-        if known is None:
+        if known is None or (script and time.monotonic() - known.asked_at > SCRIPT_AGE):
+            cache = None if script else cache
             known = _probe(file, cache, {**inherited(environ), **env})
             while len(_memory) >= MAX_CACHED:
                 del _memory[next(iter(_memory))]
             _memory[file] = known
         return known
+
+
+def _is_script(path: Path) -> bool:
+    def look() -> bool:
+        fd = open_regular(path)
+        try:
+            return os.pread(fd, 2, 0) == b"#!"
+        finally:
+            os.close(fd)
+
+    try:
+        return within(path, look)
+    except OSError:  # it is asked all the same, and says what is wrong
+        return False
 
 
 def _known_anyway(file: _File) -> Binary | None:
@@ -130,7 +151,7 @@ def _probe(file: _File, cache: Path | None, environ: Mapping[str, str]) -> Binar
         if cache:
             remembered[file] = text
             _write_cache(cache, remembered)
-    return Binary(file.path, file.size, file.mtime_ns, table)
+    return Binary(file.path, file.size, file.mtime_ns, table, time.monotonic())
 
 
 def _locate(name: str, environ: Mapping[str, str], env: Mapping[str, str]) -> _File:

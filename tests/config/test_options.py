@@ -16,7 +16,9 @@ MINIMAL = "echo '--model M  x'; echo '--host H  x'; echo '--port P  x'; echo '--
 
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of these tests stand for programs."""
     monkeypatch.setattr(options, "_memory", {})
+    monkeypatch.setattr(options, "_is_script", lambda path: path.name == "script")
 
 
 def probe(path: Path | str, cache: Path | None = None, **environ: str) -> Binary:
@@ -99,6 +101,31 @@ def test_a_program_whose_answer_depends_on_its_environment_is_asked_each_time(tm
         binary = probe_binary(str(path), cache=None, environ={}, env={"NAME": str(number)})
         assert binary.options.find(f"new-{number}")
     assert len(runs.read_text().splitlines()) == 20
+
+
+def test_a_script_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays the same while the build that it calls is upgraded."""
+    called = tmp_path / "called"
+    called.write_text("--old  x\n")
+    path = a_program(tmp_path / "script", f"{MINIMAL}; /bin/cat {called}")
+    cache = tmp_path / "cache.json"
+    assert probe(path, cache).options.find("old")
+    called.write_text("--new  x\n")
+    assert probe(path, cache).options.find("old")
+    monkeypatch.setattr(options, "SCRIPT_AGE", -1.0)
+    assert probe(path, cache).options.find("new")
+    assert not cache.exists()
+
+
+def test_what_is_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    (tmp_path / "binary").write_bytes(b"\x7fELF")
+    script = a_program(tmp_path / "script", MINIMAL)
+    assert [options._is_script(path) for path in (script, tmp_path / "binary", tmp_path / "gone")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_it_is_asked_once_while_it_stays_the_same(tmp_path: Path) -> None:
