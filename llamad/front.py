@@ -115,9 +115,9 @@ class Front:
             unit=unit,
         )
         self._close_useless(handed)
-        async with gateway:
+        async with gateway, asyncio.TaskGroup() as beside:
             self._gateway = gateway
-            follower = asyncio.ensure_future(self._follow(gateway))
+            follower = beside.create_task(self._follow(gateway), name="gateway follows")
             try:
                 yield gateway
             finally:

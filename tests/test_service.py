@@ -249,6 +249,7 @@ def test_an_upgrade_leaves_the_servers_to_the_next_llamad(llamad: Llamad, manage
 FAULTS = {
     "a part beside the fleet": "from llamad.reporter import Reporter as One; name = 'line'",
     "the life of the daemon": "from llamad.daemon import Daemon as One; name = '_live'",
+    "what keeps the gateway at the configuration": "from llamad.front import Front as One; name = '_store'",
     "a task of the gateway": "from llamad.gateway.admission import Queues as One; name = '_ensure_ready'",
 }
 """What is broken, and where: a method that raises once the file `fault` is there."""

@@ -186,6 +186,7 @@ class Life:
                 liveness.policy = self._config().health
                 found = await self._look(liveness, witnesses)
                 if failure := self._over() or await self._condemn(found, witnesses):
+                    failure = self._over() or failure  # its end, where that came meanwhile, says more
                     break
                 self._judge(found)
                 pace.begin(liveness)

@@ -52,6 +52,7 @@ class Supervisor:
         self.inherited = adopted is not None
         """Nothing was started here yet: what runs, if anything, was taken over."""
         self._woken = asyncio.Event()
+        self._lives = False
         self._failures = 0
         self._marks: starting.FileMarks = ()
         self._board = around.board
@@ -72,11 +73,12 @@ class Supervisor:
     def retune(self, config: ServerConfig) -> None:
         """A new policy for the same launch; one that waits tries again at once."""
         self._config = config
-        self._woken.set()
+        self.wake()
 
     def wake(self) -> None:
-        """If it waits to start again, start now."""
-        self._woken.set()
+        """If it waits to start again, or is about to, start now."""
+        if not self._lives:
+            self._woken.set()
 
     def program_changed(self) -> bool:
         """Whether another file lies at the program's path than the one that runs."""
@@ -106,6 +108,7 @@ class Supervisor:
 
     async def _live(self) -> tuple[Failure, float]:
         """One life, from start to end: why it ended, and for how many seconds it had been ready."""
+        self._woken.clear()
         try:
             running = await self._start()
         except starting.CannotStartError as error:
@@ -116,11 +119,13 @@ class Supervisor:
         failure: Failure | None = None
         try:
             life = Life(self.key, running, self._around, self._output, self._traffic, self._beat, lambda: self._config)
+            self._lives = True
             failure = await life.run()
         except asyncio.CancelledError:
             await ending.gracefully()
             raise
         finally:
+            self._lives = False
             await ending.now(failure)
         if isinstance(self.launch, Failure):  # it was taken over, and nobody looked since whether that is mended
             self._around.reread()
@@ -150,7 +155,6 @@ class Supervisor:
     async def _pause(self, failure: Failure, ready_for: float) -> None:
         """Wait before the next start: for the delay of the policy, or until something changed that may mend it."""
         self._failures = count_failures(self._failures, ready_for=ready_for, policy=self._config.restart)
-        self._woken.clear()
         retry = next_retry(self._config.restart, self._failures, failure, chance=self._around.chance())
         retry_at = None if retry.delay is None else self._loop.time() + retry.delay
         state = State.FAILED if retry.given_up else State.BACKOFF

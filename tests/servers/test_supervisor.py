@@ -16,7 +16,7 @@ from llamad.servers.board import Failure
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from tests.builders import a_launch
-from tests.stories import KEY, Behaviour, FakeChild, World, a_server, a_world, supervised, tell
+from tests.stories import KEY, Behaviour, FakeChild, JumpingLoop, World, a_server, a_world, supervised, tell
 
 SEGFAULT = Exit(signal=11)
 AT_ONCE = Behaviour(ends=(0.0, SEGFAULT))
@@ -483,5 +483,33 @@ def test_a_crash_in_the_moment_of_a_stop_ends_clean(after: float, order: str) ->
                     one.task.cancel()
                 world.machine.children[0].crash(SEGFAULT)
             assert world.story_of("a")[-1] == "stopped"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("when", ["while it is looked at", "while it is killed"])
+def test_an_order_in_the_last_moments_of_a_life_is_not_lost(when: str) -> None:
+    """`llamad start` for one that is just ending: it does not wait for its back-off."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        hangs = Behaviour(loads_for=0, grows=False, ignores_kill=True, silent_from=1)
+        with a_world(*([hangs] if when == "while it is killed" else [])) as world:
+            restart = {"initial_delay": 100.0, "max_delay": 100.0, "jitter": 0.0}
+            if when == "while it is looked at":
+                loop.thread_time = 2.0  # what is there to start from takes a while to see
+                world.inspections[:] = [Failure("model-missing", "the model is not there")]
+            async with supervised(world, restart=restart) as one:
+                if when == "while it is looked at":
+                    await asyncio.sleep(1)
+                    one.supervisor.wake()  # it is there now
+                else:
+                    await one.until(State.STOPPING)
+                    one.supervisor.wake()
+                    world.machine.children[0].crash(Exit(signal=9))
+                began = loop.time()
+                await one.until(State.READY)
+                assert loop.time() - began < 20
 
     tell(story)
