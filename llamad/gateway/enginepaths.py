@@ -44,6 +44,8 @@ _TABLE: dict[tuple[str, Kind], str] = {
         /props /lora-adapters /v1/streams/lookup /v1/chat/completions/control
         /control-vectors/load /control-vectors/unload /control-vectors/apply""",
 }
+WAKING = frozenset({"/slots", "/slots/list", "/lora-adapters"})
+"""What is passive for all but a server that sleeps (--sleep-idle-seconds), which wakes for it."""
 _KINDS = {(method, path): kind for (method, kind), paths in _TABLE.items() for path in paths.split()}
 _METHODS: dict[str, list[str]] = {}
 for _method, _path in _KINDS:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from llamad.gateway.enginepaths import Kind
+from llamad.gateway.enginepaths import WAKING, Kind
 from llamad.gateway.page import waiting_page, wants_page
 from llamad.gateway.replies import error_answer, json_answer
 from llamad.gateway.types import Answer, Backends, Headers, Local, RequestHead, Route, ToServer
@@ -50,7 +50,10 @@ class Passive:
                 return Local(lambda: self._find_stream(found, head, there))
             if found.kind is Kind.EVERY:
                 return Local(lambda: self._ask_every(found, head, body, there))
-        found.replica = there[0]
+        one = there[0]
+        if one.asleep and found.kind is Kind.PASSIVE and found.target.partition("?")[0] in WAKING:
+            return _asleep(server)
+        found.replica = one
         return found
 
     def _ready(self, server: str) -> list[Replica]:
@@ -137,6 +140,11 @@ def _controlled(answer: ProbeAnswer) -> int:
 def _replica_in(query: str) -> str | None:
     """N of `?replica=N`."""
     return dict(parse_qsl(query)).get("replica") if "replica" in query else None
+
+
+def _asleep(server: str) -> Answer:
+    message = f"{server} is asleep, and this would wake it: a request that uses its model does, /props says how it is"
+    return error_answer(503, message, kind="asleep", headers=[(b"retry-after", b"%d" % RETRY_AFTER)])
 
 
 def _no_such_replica(server: str, wanted: str) -> Answer:

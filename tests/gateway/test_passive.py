@@ -190,6 +190,18 @@ async def test_passive_requests_are_no_use_and_wait_for_nobody(pair: Pair) -> No
     assert [len(asked) for asked in pair.seen()] == [4, 0]
 
 
+async def test_a_sleeping_server_is_not_woken_by_being_looked_at(pair: Pair) -> None:
+    for one in pair.fleet.board.of("one"):
+        pair.fleet.board.update(one.key, asleep=True)
+    for path in ("/servers/one/slots", "/lora-adapters?model=one"):
+        reply = await pair.ask("GET", path)
+        assert reply.status == 503
+        assert "one is asleep" in reply.error
+    for path in ("/servers/one/health", "/servers/one/props", "/servers/one/metrics", "/servers/one/v1/models"):
+        assert (await pair.ask("GET", path)).status == 200
+    assert not any("slots" in one for asked in pair.seen() for one in asked)
+
+
 async def test_a_replica_is_named_by_its_number(pair: Pair) -> None:
     assert (await pair.ask("GET", "/servers/one/slots?replica=1")).status == 200
     assert (await pair.ask("POST", "/servers/one/slots/0?action=erase&replica=1", b"{}")).status == 200
