@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 MAX_BODY = 64 << 10
 MAX_FILES = 8 << 20
 """Of a configuration that is to be judged, as JSON."""
+BODY_TIME = 10.0
+"""Seconds for a body."""
 MAX_LINES = 100_000
 _TAKE_FILES = ("/v1/plan", "/v1/check")
 Admit = Callable[[int], None]
@@ -121,12 +123,20 @@ def _door(admit: Admit) -> Middleware:
             raise ConnectionResetError("the client has left")
         admit(request.transport.get_extra_info("socket").fileno())
         takes_files = request.method == "POST" and request.path in _TAKE_FILES
-        # up to the bound, so that the connection can go on
-        if not takes_files and request.can_read_body and await request.read():
+        if not takes_files and request.can_read_body and await _body(request):
             raise UsageError("the verbs take no body", hint="what they take is in the path and the query")
         return await handler(request)
 
     return door
+
+
+async def _body(request: web.Request) -> bytes:
+    """Read up to the bound, so that the connection can go on."""
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            return await request.read()
+    except (TimeoutError, web.RequestPayloadError):
+        raise UsageError(f"{request.method} {request.path}: its body is broken, or does not end") from None
 
 
 class _Api:
@@ -236,7 +246,7 @@ async def _files(request: web.Request) -> Files | None:
     """The files of a configuration that is to be judged in the place of the one on disk: `{"file": PATH, "files":
     {PATH: TEXT}}`, the first one first; bytes that are no UTF-8 are surrogates. None where no body was sent.
     """
-    body = await request.clone(client_max_size=MAX_FILES).read() if request.can_read_body else b""
+    body = await _body(request.clone(client_max_size=MAX_FILES)) if request.can_read_body else b""
     if not body:
         return None
     try:

@@ -92,6 +92,7 @@ async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[No
                 keepalive_timeout=IDLE_TIMEOUT,
                 lingering_time=1.0,
                 read_bufsize=4096,
+                auto_decompress=False,  # no verb takes a body: what one says it is encoded as does not matter
             )
 
         acceptor = Acceptor(sock, connection)

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import gzip
+import json
 import logging
 import os
 import socket
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llamad.control import listening
+from llamad.control import api, listening
 from llamad.control.listening import control_socket
 from llamad.errors import LlamadError
 from tests.control.fakes import FakeOperations, a_listener, ask, daemon, send
@@ -181,6 +183,88 @@ async def test_garbage_gets_a_4xx_and_the_next_client_an_answer(raw: bytes, capl
         assert b'"exit_code": 1' in answer.body
         assert (await ask(path, "GET /v1/status")).status == 200
     assert not caplog.records, "a client's mistake is not the daemon's"
+
+
+def with_body(body: bytes, *headers: bytes) -> bytes:
+    lines = (b"POST /v1/reload HTTP/1.1", b"Host: llamad", b"Connection: close", *headers)
+    return b"\r\n".join((*lines, b"Content-Length: %d" % len(body), b"", body))
+
+
+BODIES = {
+    "no gzip": with_body(b"no gzip", b"Content-Encoding: gzip"),
+    "cut gzip": with_body(gzip.compress(b"hello")[:-6], b"Content-Encoding: gzip"),
+    "whole gzip": with_body(gzip.compress(b"hello"), b"Content-Encoding: gzip"),
+    "gzip and more": with_body(gzip.compress(b"hello") + b"xx", b"Content-Encoding: gzip"),
+    "bomb": with_body(gzip.compress(b"0" * (32 << 20)), b"Content-Encoding: gzip"),
+    "no deflate": with_body(b"\xff\xff\xff", b"Content-Encoding: deflate"),
+    "br": with_body(b"xxx", b"Content-Encoding: br"),
+    "zstd": with_body(b"xxx", b"Content-Encoding: zstd"),
+    "unknown": with_body(b"xxx", b"Content-Encoding: \xc3\xa9"),
+    "form": with_body(b"x", b"Content-Type: multipart/form-data"),
+    "charset": with_body(b"x", b"Content-Type: text/plain; charset=nonsense"),
+    "gzip chunk": b"POST /v1/reload HTTP/1.1\r\nHost: llamad\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Encoding: gzip\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", BODIES.values(), ids=BODIES)
+async def test_a_body_is_refused_whatever_it_is_encoded_as(raw: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken gzip body was a 500, and a traceback in the log."""
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        answer = await send(path, raw)
+        assert (answer.status, "application/json" in answer.head) == (400, True)
+        assert (await ask(path, "GET /v1/status")).status == 200
+    assert operations.calls == []
+    assert not caplog.records
+
+
+async def test_a_body_that_turns_out_broken_or_never_ends_is_a_400(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_TIME", 0.05)
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"POST /v1/reload HTTP/1.1\r\nHost: llamad\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        assert (await ask(path, "GET /v1/status")).status == 200  # by now the head has arrived
+        writer.write(b"zz\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"its body is broken" in answer
+        writer.close()
+        await writer.wait_closed()
+    assert operations.calls == []
+    assert not caplog.records
+
+
+PLACES = [
+    b"GET /v1/servers/%ff%fe/logs",
+    b"GET /v1/servers/%00/logs",
+    b"GET /v1/servers/%zz/logs",
+    b"GET /v1/servers/a%2fb/logs",
+    b"GET /v1/servers/\xc3\xa9/logs",
+    b"GET /v1/servers/\xff/logs",
+    b"GET /v1/status?server=%ff&watch=%00",
+    b"GET /v1/servers/qwen/logs?n=%D9%A3",
+    b"GET http://[/v1/status",
+    b"GET //v1/status",
+    b"OPTIONS *",
+    b"CONNECT a:80",
+    b"POST /v1/servers/,/stop",
+    b"POST /v1/servers/" + b"a," * 3000 + b"/stop",
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=range(len(PLACES)))
+async def test_a_place_that_is_none_gets_a_4xx(place: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        answer = await send(path, place + b" HTTP/1.1\r\nHost: llamad\r\nConnection: close\r\n\r\n")
+        assert 400 <= answer.status < 500
+        assert json.loads(answer.body)["error"]["message"]
+    assert operations.calls == []
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
