@@ -47,6 +47,12 @@ class ProcessLauncher:
         wanted = Limits(memory_max=limits.memory_max, memory_high=limits.memory_high, cpu_weight=limits.cpu_weight)
         asked = self._groups.usable or wanted != Limits()  # without delegation, who asks for no limits misses nothing
         group = self._groups.create(name, wanted) if asked else None
+
+        def write_down(pid: int) -> None:
+            started, ticks = time.monotonic(), start_time(pid) or 0
+            about = (pid, ticks, self._boot, launch.fingerprint, str(address), started)
+            self._ledger.put(Record(key.server, key.index, key.generation, *about))
+
         try:
             process = spawn(
                 launch.argv(address),
@@ -55,25 +61,13 @@ class ProcessLauncher:
                 group=group,
                 descriptors=self._descriptors,
                 share=self._share,
+                write_down=write_down,
                 on_close=lambda: self._forget(key, group),
             )
         except OSError:
             if group is not None:
                 group.remove()
             raise
-        self._ledger.put(
-            Record(
-                key.server,
-                key.index,
-                key.generation,
-                process.pid,
-                start_time(process.pid) or 0,
-                self._boot,
-                launch.fingerprint,
-                str(address),
-                time.monotonic(),
-            )
-        )
         if self._store is not None:
             self._unstored |= {
                 LOG_FD + name: (process, "log_fd"),

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from llamad.host.cgroup import Group
@@ -34,7 +34,8 @@ if [ -n "$2" ]; then echo 0 2>/dev/null >"$2"; fi
 if [ -n "$3" ]; then echo "$3" >/proc/self/oom_score_adj; fi
 if [ -n "$4" ]; then ulimit -S -n "$4"; fi
 shift 4
-exec "$@"
+read -r go || exit 125
+exec "$@" </dev/null
 """
 """Runs between fork and exec: the parent is still there (its death signal comes only from then on), the control group
 is joined before the first thread exists, the kernel's OOM killer is not told to spare a child as it spares llamad, and
@@ -266,12 +267,13 @@ def spawn(
     group: Group | None = None,
     descriptors: int | None = None,
     share: Share | None = None,
+    write_down: Callable[[int], None] = lambda _: None,
     on_close: Callable[[], None] = lambda: None,
 ) -> Process:
     """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the
     kernel refuses (EMFILE, EAGAIN, ENOMEM). Unless it `outlives_llamad`, the kernel ends it when llamad dies
     (PR_SET_PDEATHSIG by setpriv(1), bound to the thread that forks: call this in the main thread). `descriptors` is its
-    soft limit of these, None the same as here.
+    soft limit of these, None the same as here. `write_down` is given its pid before the program begins.
     """
     guard = [] if outlives_llamad else _death_guard()
     oom_score = "0" if _own_oom_score() < 0 else ""
@@ -279,26 +281,30 @@ def spawn(
     parent = str(os.getpid()) if guard else ""
     limit = "" if descriptors is None else str(descriptors)
     words = [*guard, "/bin/sh", "-c", _PRELUDE, "llamad-start", parent, cgroup, oom_score, limit, *argv]
-    read_end, write_end = os.pipe()
-    try:
+    with ExitStack() as passed_on, ExitStack() as undone:
+        read_end, write_end = os.pipe()
+        passed_on.callback(os.close, write_end)
+        undone.callback(os.close, read_end)
+        waits_on, go = os.pipe()
+        passed_on.callback(os.close, waits_on)
+        passed_on.callback(os.close, go)
         with suppress(OSError):  # more than the user's limit, or not enough memory: 64 KiB do
             fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         child = subprocess.Popen(
             words,
-            stdin=subprocess.DEVNULL,
+            stdin=waits_on,
             stdout=write_end,
             stderr=write_end,
             env=dict(environment),
             cwd="/",
             process_group=0,
         )
-    except BaseException:
-        os.close(read_end)
-        raise
-    finally:
-        os.close(write_end)
-    child.returncode = 0  # reaped here through the pidfd: subprocess must not wait for the number a second time
-    pid_fd = _hold(child.pid, read_end)
+        child.returncode = 0  # reaped here through the pidfd: subprocess must not wait for the number a second time
+        pid_fd = _hold(child.pid)
+        undone.callback(os.close, pid_fd)
+        write_down(child.pid)
+        os.write(go, b"\n")
+        undone.pop_all()
     return Process(
         child.pid,
         pid_fd,
@@ -319,7 +325,7 @@ def _open_stat(pid: int) -> int:
         return -1
 
 
-def _hold(pid: int, read_end: int) -> int:
+def _hold(pid: int) -> int:
     """A pidfd of a child that is not reaped; without one (EMFILE) there can be no child."""
     try:
         pid_fd = open_pidfd(pid)
@@ -327,7 +333,6 @@ def _hold(pid: int, read_end: int) -> int:
     except OSError:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        os.close(read_end)
         raise
     return pid_fd
 

@@ -381,6 +381,48 @@ async def test_a_child_is_not_spared_by_the_oom_killer_as_llamad_is(monkeypatch:
 
 # --- what the kernel refuses
 
+KILLED_BEFORE_IT_WROTE = """
+import asyncio, os, signal, sys
+from llamad.servers.process import spawn
+def die(pid):
+    print(pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+async def main():
+    spawn(["/bin/sh", "-c", "touch " + sys.argv[1] + "; exec sleep 60"], {}, outlives_llamad=True, write_down=die)
+asyncio.run(main())
+"""
+
+
+def test_a_child_that_was_not_written_down_never_begins(tmp_path: Path) -> None:
+    """A llamad killed between fork and ledger: where no control group catches it, nobody would know of its child."""
+    command = [sys.executable, "-c", KILLED_BEFORE_IT_WROTE, str(tmp_path / "began")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=20)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: not is_alive(int(done.stdout)))
+    assert not (tmp_path / "began").exists()
+
+
+async def test_a_child_begins_once_it_is_written_down_with_nothing_to_read() -> None:
+    written: list[int] = []
+    command = ["/bin/sh", "-c", "cat; readlink /proc/self/fd/0; ls /proc/self/fd | wc -l"]
+    process = spawn(command, ENVIRONMENT, outlives_llamad=True, write_down=written.append)
+    async with running(process) as output:
+        assert written == [process.pid]
+        await process.ended
+    assert output.split() == [b"/dev/null", b"4"]
+
+
+async def test_what_cannot_be_written_down_because_of_a_bug_never_begins(tmp_path: Path) -> None:
+    def bug(_pid: int) -> None:
+        raise ZeroDivisionError
+
+    command = ["/bin/sh", "-c", f"touch {tmp_path}/began; exec sleep 60"]
+    with pytest.raises(ZeroDivisionError):
+        spawn(command, ENVIRONMENT, outlives_llamad=True, write_down=bug)
+    assert os.wait()[1] == 125 << 8
+    assert not (tmp_path / "began").exists()
+
+
 REFUSED = """
 import asyncio, json, os, resource, sys
 from llamad.servers.process import spawn
