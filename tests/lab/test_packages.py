@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.lab.guest import Guest, bare_guest, fake_server, install, put_checkout
-from tests.lab.installed import CONF, SERVICE, SHIPPED_CONFIG
+from tests.lab.installed import CONF, DROP_IN, SERVICE, SHIPPED_CONFIG
 from tests.lab.machine import until
 from tests.lab.roots import REPOSITORY
 
 pytestmark = pytest.mark.lab
 
 MODEL = "/var/lib/llamad/models/precious.gguf"
+FETCHED = "/var/cache/llamad/org_name_fetched.gguf"
+FOLDERS = ("/var/lib/llamad", "/var/cache/llamad")
 
 
 @pytest.fixture(params=["forky", "trixie"])
@@ -63,21 +65,39 @@ def test_installed_upgraded_removed_and_purged(fresh: Guest, deb: Path, newer: P
     assert guest.status()["version"].startswith("99.")
     assert guest.run("cat", SHIPPED_CONFIG) == edited
 
-    guest.machine.write(MODEL, b"GGUF")
-    guest.run("chown", "llamad:llamad", MODEL)
     guest.run("dpkg", "--remove", "llamad")
     assert guest.processes() == {}
     assert guest.machine.exists(CONF)
-    guest.run("dpkg", "--purge", "llamad")
+    install(guest, newer)
+    assert guest.show("ActiveState") == "active", "removed and installed, it runs as after the first installation"
+    assert guest.run("systemctl", "is-enabled", SERVICE).strip() == "enabled"
+    guest.wait_ready("one")
+
+    for path in (MODEL, FETCHED):
+        guest.machine.write(path, b"GGUF")
+        guest.run("chown", "llamad:llamad", path)
+    guest.drop_in(TimeoutStartSec="60s")
+    guest.run("dpkg", "--remove", "llamad")
+    purged = guest.machine.run("dpkg", "--purge", "llamad")
+    assert [f"models are left in {folder}" in purged.stderr for folder in FOLDERS] == [True, True]
     left = files_named_llamad(guest) - before
-    assert left == {"/var/lib/llamad", "/var/lib/llamad/models", MODEL}
+    assert left == {*FOLDERS, "/var/lib/llamad/models", MODEL, FETCHED, str(Path(DROP_IN).parent), DROP_IN}
     assert guest.code("getent", "passwd", "llamad") != 0
     assert guest.code("getent", "group", "llamad") != 0
-    assert guest.run("stat", "-c", "%U", MODEL).strip() == "root"
+    assert guest.run("stat", "-c", "%U", MODEL, FETCHED).split() == ["root", "root"]
 
     install(guest, deb)
     assert guest.show("ActiveState") == "active"
-    assert guest.run("stat", "-c", "%U", MODEL).strip() == "llamad"
+    assert guest.run("stat", "-c", "%U", MODEL, FETCHED).split() == ["llamad", "llamad"]
+
+
+def test_what_was_disabled_stays_so_over_a_removal(fresh: Guest, deb: Path) -> None:
+    install(fresh, deb)
+    fresh.run("systemctl", "disable", "--now", SERVICE)
+    fresh.run("dpkg", "--remove", "llamad")
+    install(fresh, deb)
+    assert fresh.show("ActiveState") == "inactive"
+    assert fresh.run("systemctl", "is-enabled", SERVICE, check=False).strip() == "disabled"
 
 
 def test_an_upgrade_respects_a_stopped_and_disabled_service(fresh: Guest, deb: Path, newer: Path) -> None:
@@ -119,12 +139,15 @@ def test_the_install_script_installs_upgrades_and_uninstalls(oldest: Guest) -> N
     assert guest.wait_ready("one")["pid"] == pid
     assert guest.status()["version"].startswith("99.")
 
-    guest.machine.write(MODEL, b"GGUF")
-    guest.run("/root/llamad/packaging/install", "--uninstall")
+    for path in (MODEL, FETCHED):
+        guest.machine.write(path, b"GGUF")
+    guest.drop_in(TimeoutStartSec="60s")
+    assert "/etc/llamad" in guest.run("/root/llamad/packaging/install", "--uninstall")
     assert guest.processes() == {}
     assert guest.machine.exists(CONF)
     guest.run("/root/llamad/packaging/install", "--uninstall", "--purge")
-    assert files_named_llamad(guest) - before == {"/var/lib/llamad", "/var/lib/llamad/models", MODEL}
+    kept = {*FOLDERS, "/var/lib/llamad/models", MODEL, FETCHED, str(Path(DROP_IN).parent), DROP_IN}
+    assert files_named_llamad(guest) - before == kept
     assert guest.code("getent", "passwd", "llamad") != 0
 
 

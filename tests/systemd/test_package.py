@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGING = REPOSITORY / "packaging"
 SCRIPTS = [PACKAGING / "install", PACKAGING / "build-deb", PACKAGING / "layout.sh"] + [
-    PACKAGING / "deb" / name for name in ("postinst", "prerm", "postrm")
+    PACKAGING / "deb" / name for name in ("preinst", "postinst", "prerm", "postrm")
 ]
 DEBIAN_NAMES = {"python-json-logger": "pythonjsonlogger", "pyyaml": "yaml"}
 
