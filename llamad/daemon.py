@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -291,8 +291,7 @@ class Daemon:
         self._stopping = farewell(*self._fleet.in_hand())
         self._notifier.status(self._reporter.line())
         log.info("%s", self._stopping, extra={"event": "stopping"})
-        with suppress(OSError):
-            (self._directories.runtime / STOPPING_MARK).touch()
+        self._mark_stopping()
         while True:
             self._notifier.extend_timeout(EXTEND_BY)
             await asyncio.sleep(EXTEND_EVERY)
@@ -312,6 +311,13 @@ class Daemon:
         named = (loaded.keys_file,) if loaded.keys_file is not None else self._key_files
         servers = () if loaded.config is None else loaded.config.servers.values()
         await self._watch.follow({*named, *(one.api_key_file for one in servers if one.api_key_file is not None)})
+
+    def _mark_stopping(self) -> None:
+        mark = self._directories.runtime / STOPPING_MARK
+        try:
+            mark.touch()
+        except OSError as error:  # only a crash on the way to the end would need it
+            log.warning("cannot write %s: %s", mark, error.strerror, extra={"event": "stopping-mark"})
 
     def _on_accepted(self, config: Config) -> None:
         self._redirect_log(config)
@@ -347,12 +353,18 @@ class Daemon:
         return [one for one in (self._stopping, self._reloader.notice, self._front.problem) if one is not None]
 
     def _begin_upgrade(self) -> None:
-        """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come."""
+        """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come,
+        LlamadError where the servers could not be kept for it.
+        """
         if not self._notifier.can_store:
             raise UnavailableError(
                 "only a llamad that systemd runs can be upgraded in place", hint="end it, and start the new one"
             )
-        (self._directories.runtime / KEEP_MARK).touch()
+        mark = self._directories.runtime / KEEP_MARK
+        try:
+            mark.touch()
+        except OSError as error:  # without it `llamad reap` would end the servers
+            raise LlamadError(f"cannot write {mark}: {error.strerror}", hint="nothing was ended") from None
         self._upgrading = True
         asyncio.get_running_loop().call_later(ANSWER_TIME, self._stop.set)
 

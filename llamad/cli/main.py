@@ -301,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _UNWRITABLE or error.filename is not None:
             raise
         _give_up_output()
-        with suppress(OSError):
+        with suppress(OSError):  # nobody can be told that the place for errors is full
             print(f"llamad: cannot write to standard output: {error.strerror}", file=sys.stderr)
         return ExitCode.IO
     return int(code)

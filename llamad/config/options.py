@@ -278,6 +278,6 @@ def _write_cache(cache: Path, texts: Mapping[_File, str]) -> None:
     """Replace the cache in one step. It only saves time: where it cannot be written, the next start asks again."""
     newest = {(file.path, file.environment): (file, text) for file, text in texts.items()}  # one build a path
     entries = [{**asdict(file), "path": str(file.path), "text": text} for file, text in newest.values()]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it costs the next start the time of asking
         cache.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cache, json.dumps({"help": entries[-MAX_CACHED:]}).encode())

@@ -243,7 +243,7 @@ def _is_delegated(path: Path) -> bool:
         try:
             if os.getxattr(path, name) == b"1":
                 return True
-        except OSError:
+        except OSError:  # no such mark, or none for everyone to read: then it is not delegated
             continue
     return False
 
@@ -251,7 +251,7 @@ def _is_delegated(path: Path) -> bool:
 def _read(path: Path) -> str | None:
     try:
         return read_kernel(path)
-    except OSError:
+    except OSError:  # no such controller, or the group is gone: there is no such figure
         return None
 
 

@@ -180,14 +180,14 @@ def _problems(root: Path, gpus: tuple[Gpu, ...]) -> list[str]:
 def _list(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except OSError:
+    except OSError:  # no such bus or driver
         return []
 
 
 def _text(path: Path) -> str:
     try:
         return read_kernel(path).strip()
-    except OSError:
+    except OSError:  # not every driver has every attribute
         return ""
 
 

@@ -22,7 +22,7 @@ def free_memory(device: int | str, *, meminfo: Path = Path("/proc/meminfo")) -> 
 def _available(meminfo: Path) -> int | None:
     try:
         lines = read_kernel(meminfo).splitlines()
-    except OSError:
+    except OSError:  # then nobody knows, and no server waits for it
         return None
     for line in lines:
         name, _, value = line.partition(":")

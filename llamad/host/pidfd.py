@@ -86,7 +86,7 @@ def pid_of(pidfd: int) -> int | None:
     """The process behind a pidfd; None once it is reaped, where it is out of sight (another pid namespace), and for
     a descriptor that is no pidfd.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a descriptor that was closed
         for line in read_kernel(Path(f"/proc/self/fdinfo/{pidfd}")).splitlines():
             name, _, value = line.partition(":")
             if name == "Pid":

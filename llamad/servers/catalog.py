@@ -56,7 +56,7 @@ async def _ask(
 def _by_file(model: Path) -> Served:
     try:
         return served_by_file(model, read_header(model))
-    except (OSError, GgufError):
+    except (OSError, GgufError):  # `llamad models` lists the file with what is wrong with it
         return served_by_file(model, None)
 
 
@@ -92,7 +92,7 @@ class GpuLists:
     async def _ask_anew(self, launch: Launch) -> Sequence[str] | None:
         try:
             title, *lines = await _listed(launch.binary, dict(self._inherited) | dict(launch.environment)) or [""]
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError):  # it does not say; a start that fails says why
             return None
         if not title.startswith(_TITLE) or not lines:  # it has no such option, or is too old to say `(none)`
             return None

@@ -145,7 +145,7 @@ class Ending:
     def _let_go(self) -> None:
         self._child.close()
         if isinstance(self._running.address, UnixAddress):
-            with suppress(OSError):
+            with suppress(OSError):  # a file that stays is in nobody's way: the next one has another name
                 self._running.address.path.unlink(missing_ok=True)
 
     @property

@@ -290,7 +290,7 @@ class Life:
 def _size(model: Path | None) -> int | None:
     try:
         return None if model is None else status(model).st_size
-    except OSError:
+    except OSError:  # without its size there is no progress to show
         return None
 
 

@@ -151,7 +151,7 @@ def _look(path: Path) -> tuple[Header | None, str | None]:
 def _size(path: Path) -> int:
     try:
         found = status(path)
-    except OSError:
+    except OSError:  # the file is listed with what is wrong with it
         return 0
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 

@@ -345,5 +345,5 @@ def _death_guard() -> list[str]:
 def _own_oom_score() -> int:
     try:
         return int(read_kernel(Path("/proc/self/oom_score_adj")))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no /proc: then there is no score to raise either
         return 0
