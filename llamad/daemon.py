@@ -45,6 +45,7 @@ from llamad.servers.around import Around
 from llamad.servers.board import Board
 from llamad.servers.catalog import GpuLists
 from llamad.servers.fleet import Fleet
+from llamad.servers.guard import Guard
 from llamad.servers.inspection import examine, inspect
 from llamad.servers.launcher import PID_FD, ProcessLauncher
 from llamad.servers.ledger import Ledger
@@ -95,10 +96,10 @@ async def _serve(
 ) -> int:
     pid = os.getpid()
     make(directories)
-    with Notifier(systemd) as notifier, only_one(directories):
+    with Notifier(systemd) as notifier, only_one(directories), Guard() as guard:
         handed = received(systemd, pid=pid)
         key_files = await aside(where_keys_are, file, environ)
-        daemon = Daemon(file, directories, notifier, environ, redaction, handed, key_files)
+        daemon = Daemon(file, directories, notifier, environ, redaction, handed, key_files, guard)
         return await daemon.serve(watchdog_interval(systemd, pid=pid))
 
 
@@ -114,6 +115,7 @@ class Daemon:
         redaction: Redaction,
         handed: dict[str, list[int]],
         key_files: tuple[Path, ...],
+        guard: Guard,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._file = file
@@ -130,7 +132,11 @@ class Daemon:
         self._ledger = Ledger(directories.ledger)
         self._groups = Groups(own_group())
         self._launcher = ProcessLauncher(
-            self._ledger, self._groups, notifier if notifier.can_store else None, descriptors=raise_limit()
+            self._ledger,
+            self._groups,
+            notifier if notifier.can_store else None,
+            guard=guard,
+            descriptors=raise_limit(),
         )
         self._credentials = credentials = Credentials(environ, redaction)
         self._fleet = Fleet(

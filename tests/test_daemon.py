@@ -206,6 +206,19 @@ def test_sigterm_ends_everything_at_once_also_what_loads_or_does_not_obey() -> N
         assert one.log.splitlines()[-1].endswith("llamad ends")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_of_a_server_outlives_llamad_wherever_it_went(number: signal.Signals) -> None:
+    """A server that had put a process into a session of its own left it behind."""
+    with a_llamad() as one:
+        one.configure({"parent": {"env": {"FAKE_GRANDCHILD": "setsid"}, "stop": FAST_STOP}})
+        one.start()
+        pids = [one.wait_for("parent")["pid"]]
+        wait_until(lambda: one.events("grandchild: pid "))
+        pids.append(int(one.events("grandchild: pid ")[0].split()[-1]))
+        assert one.end(number) == (0 if number == signal.SIGTERM else -number)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
 def test_the_end_waits_for_requests_as_long_as_their_server_allows_and_says_so() -> None:
     with a_llamad() as one:
         path = one.folder / "g.sock"

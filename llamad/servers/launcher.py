@@ -11,6 +11,7 @@ from llamad.host.pidfd import boot_id, start_time
 from llamad.host.share import Share
 from llamad.servers.board import ReplicaKey
 from llamad.servers.command import Launch
+from llamad.servers.guard import Guard
 from llamad.servers.ledger import Ledger, Record
 from llamad.servers.process import Process, spawn
 
@@ -23,13 +24,21 @@ STORED = (LOG_FD, PID_FD, STAT_FD)
 
 class ProcessLauncher:
     """A `Launcher`. With `store`, children outlive llamad and their descriptors are kept by systemd; without it, the
-    kernel ends them with llamad. `descriptors` is the soft limit of file descriptors that children get.
+    kernel ends them with llamad, and `guard` ends what they have started where no control group does. `descriptors` is
+    the soft limit of file descriptors that children get.
     """
 
     def __init__(
-        self, ledger: Ledger, groups: Groups, store: Notifier | None, *, descriptors: int | None = None
+        self,
+        ledger: Ledger,
+        groups: Groups,
+        store: Notifier | None,
+        *,
+        guard: Guard | None = None,
+        descriptors: int | None = None,
     ) -> None:
         self._ledger = ledger
+        self._guard = guard
         self._groups = groups
         self._store = store if store is not None and store.active else None
         self._boot = boot_id() or ""
@@ -54,6 +63,7 @@ class ProcessLauncher:
             self._ledger.put(Record(key.server, key.index, key.generation, *about))
 
         try:
+            guard = self._guard if self._store is None and group is None else None
             process = spawn(
                 launch.argv(address),
                 environment,
@@ -61,6 +71,7 @@ class ProcessLauncher:
                 group=group,
                 descriptors=self._descriptors,
                 share=self._share,
+                mark=None if guard is None else guard.mark(),
                 write_down=write_down,
                 on_close=lambda: self._forget(key, group),
             )

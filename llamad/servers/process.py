@@ -21,6 +21,7 @@ from llamad.host.files import read_kernel
 from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
 from llamad.host.pipes import drop, peek
 from llamad.host.share import TURN, Share
+from llamad.servers.guard import VARIABLE, kill_marked
 
 PIPE_BYTES = 1 << 20
 """Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
@@ -49,7 +50,8 @@ class Process:
     llamad started; of one that `outlives_llamad`, no output leaves the pipe before it was dealt with, so that a killed
     llamad loses none. `stat_fd` is its /proc/PID/stat, opened by the llamad that started it (-1: none): a later
     llamad can read its memory nowhere else, for /proc hides it (ProtectProc=, PrivateUsers=). `share` bounds the time
-    that the output of all children takes. `on_close` is called once, when it is let go.
+    that the output of all children takes. `mark` is what it and all that it starts have in their environment (`guard`).
+    `on_close` is called once, when it is let go.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Process:
         outlives_llamad: bool = False,
         group: Group | None = None,
         share: Share | None = None,
+        mark: str | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid = pid
@@ -71,6 +74,7 @@ class Process:
         self.stat_fd = stat_fd
         self._is_child = is_child
         self._group = group
+        self._mark = mark
         self._on_close = on_close
         self._read = peek if outlives_llamad else os.read
         self._loop = asyncio.get_running_loop()
@@ -159,6 +163,8 @@ class Process:
             ProcessLookupError,
         ):  # a member changed its user, or it leads no group: it itself is left
             self._signal(signal.SIGKILL)
+        if self._mark is not None:
+            kill_marked(self._mark)
 
     def _kill_rest(self) -> None:
         """What it leaves behind goes with it. A process group's number is safe only while our zombie holds it."""
@@ -267,13 +273,15 @@ def spawn(
     group: Group | None = None,
     descriptors: int | None = None,
     share: Share | None = None,
+    mark: str | None = None,
     write_down: Callable[[int], None] = lambda _: None,
     on_close: Callable[[], None] = lambda: None,
 ) -> Process:
     """Start a program in a process group of its own, its stdout and stderr in one pipe, stdin empty. OSError where the
     kernel refuses (EMFILE, EAGAIN, ENOMEM). Unless it `outlives_llamad`, the kernel ends it when llamad dies
     (PR_SET_PDEATHSIG by setpriv(1), bound to the thread that forks: call this in the main thread). `descriptors` is its
-    soft limit of these, None the same as here. `write_down` is given its pid before the program begins.
+    soft limit of these, None the same as here. `mark` is put into its environment; `write_down` is
+    given its pid before the program begins.
     """
     guard = [] if outlives_llamad else _death_guard()
     oom_score = "0" if _own_oom_score() < 0 else ""
@@ -295,7 +303,7 @@ def spawn(
             stdin=waits_on,
             stdout=write_end,
             stderr=write_end,
-            env=dict(environment),
+            env={**environment, **({} if mark is None else {VARIABLE: mark})},
             cwd="/",
             process_group=0,
         )
@@ -313,6 +321,7 @@ def spawn(
         is_child=True,
         outlives_llamad=outlives_llamad,
         group=group,
+        mark=mark,
         on_close=on_close,
     )
 
