@@ -89,6 +89,22 @@ def test_a_binary_that_is_missing_is_named(guest: Guest) -> None:
     assert guest.show("ActiveState") == "active"
 
 
+def test_without_a_llama_server_it_runs_says_so_and_starts_once_there_is_one(guest: Guest) -> None:
+    """As on a Debian 13, which has no llama-server to install."""
+    program = "/usr/local/bin/a-llama-server"
+    guest.machine.remove(program)
+    guest.configure({"one": {**fake_server(), "llama_server": "a-llama-server"}})
+    guest.start()
+    failed = guest.wait_for("one", lambda one: one["state"] == "failed", "has failed")
+    assert "a-llama-server is not in PATH" in failed["last_error"]
+    assert "install llama.cpp" in failed["hint"]
+    try:
+        guest.run("cp", FAKE, program)
+        guest.wait_ready("one")
+    finally:
+        guest.machine.remove(program)
+
+
 def test_a_flooding_server_is_cut_with_a_count_and_the_others_are_not(guest: Guest) -> None:
     guest.configure({"loud": fake_server(FAKE_FLOOD_ONCE=20000), "quiet": fake_server()})
     guest.start()

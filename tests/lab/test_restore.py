@@ -79,6 +79,8 @@ def test_servers_and_requests_live_through_ten_ends_of_llamad(guest: Guest, end:
         failed = [one for one in failed if not any(one.began < moment for moment in ends if one.ended > moment - 1.5)]
     assert failed == []
     assert guest.replica("two")["restarts"] == 0
+    for name in pids:
+        guest.wait_for(name, lambda one: one["memory_bytes"], "tells its memory, which /proc hides by now")
     numbers = flood_numbers(guest)
     assert set(range(numbers[0], numbers[-1])) - set(numbers) == set()
     # what llamad was telling when it was ended is told again by the next one
@@ -199,6 +201,7 @@ def test_the_documented_exception_and_what_ends_it(guest: Guest) -> None:
     kill(guest)
     until(lambda: guest.show("SubState") == "auto-restart", "systemd waits for the restart")
     guest.stop()
+    assert guest.code("kill", "-0", str(pid)) == 0
     guest.start()
     assert guest.wait_ready("one")["pid"] != pid
     assert guest.code("kill", "-0", str(pid)) != 0

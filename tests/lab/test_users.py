@@ -3,6 +3,7 @@
 Until a second user tried, the sandbox had locked every one of them out.
 """
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +86,36 @@ def test_the_socket_is_the_groups_and_nobody_elses(people: Guest) -> None:
     shown = people.run("stat", "-c", "%a %U:%G", "/run/llamad/control.sock", "/run/llamad").split("\n")
     assert shown[:2] == ["660 llamad:llamad", "750 llamad:llamad"]
     assert not people.journal("LLAMAD_EVENT=control-group")
+
+
+def test_root_beside_the_service_is_told_to_use_it_and_touches_nothing(people: Guest) -> None:
+    """It was told to remove the service's runtime directory."""
+    pid = people.replica("one")["pid"]
+    done = people.machine.run("llamad", "run", check=False)
+    assert done.returncode == 1
+    assert "llamad runs already, as user llamad (use that one: llamad status" in done.stdout + done.stderr
+    people.stop()
+    done = people.machine.run("llamad", "run", check=False)
+    assert done.returncode == 1
+    assert "belongs to user llamad, and this llamad runs as user root (start the service" in done.stdout + done.stderr
+    people.start()
+    assert people.wait_ready("one")["pid"] != pid
+
+
+def test_root_reaps_as_the_services_user_only(people: Guest) -> None:
+    """A ledger of the service's user named a process and a socket of root's: `sudo llamad reap` ended both."""
+    script = "sleep 600 & echo $!; cut -d' ' -f22 /proc/$!/stat; cat /proc/sys/kernel/random/boot_id; wait"
+    with people.machine.background("sh", "-c", script) as shell:
+        assert shell.stdout is not None
+        pid, ticks, boot = (shell.stdout.readline().strip() for _ in range(3))
+        record = {"server": "x", "index": 0, "generation": 0, "pid": int(pid), "start_ticks": int(ticks)}
+        record |= {"boot_id": boot, "fingerprint": "f", "address": "unix:/run/precious.sock", "started_at": 1.0}
+        people.run("mkdir", "-p", "/srv/run")
+        people.machine.write("/srv/run/children.json", json.dumps({"version": 1, "children": [record], "stopped": []}))
+        people.run("chown", "-R", "llamad:llamad", "/srv/run")
+        done = people.machine.run("env", "RUNTIME_DIRECTORY=/srv/run", "llamad", "reap", check=False)
+        assert done.returncode == 1
+        assert f"x-0-0 of an earlier llamad cannot be ended: pid {pid}" in done.stdout + done.stderr
+        assert people.code("kill", "-0", pid) == 0
+        people.run("kill", "-KILL", pid)
+    people.run("rm", "-r", "/srv/run")
