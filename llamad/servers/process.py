@@ -29,6 +29,9 @@ _PIECE = 1 << 10
 """Bytes read at a time: they may be as many lines, and each costs some microseconds."""
 _MAX_STAT = 4096
 
+_SECOND_LOOK = 0.05
+"""Seconds after an end until what it left is looked for again."""
+
 _PRELUDE = """
 if [ -n "$1" ]; then [ "$PPID" = "$1" ] || exit 125; fi
 if [ -n "$2" ]; then echo 0 2>/dev/null >"$2"; fi
@@ -170,6 +173,8 @@ class Process:
         """What it leaves behind goes with it. A process group's number is safe only while our zombie holds it."""
         if self._is_child:
             self._kill_group()
+            if self._mark is not None:  # what is in the middle of an exec shows no environment
+                self._loop.call_later(_SECOND_LOOK, kill_marked, self._mark)
         elif self._group is not None:
             self._group.kill()
 
