@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llamad.config.merging import without_servers
 from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.unseen import UTF_16, UTF_16_WORDS
 from llamad.config.yamltree import Node, parse_tree
 from llamad.host.files import names_in, read_bytes
 
@@ -84,7 +85,8 @@ def parse(files: Files) -> tuple[list[Source], list[Problem]]:
         except UnicodeDecodeError as error:
             before = bytes(error.object[: error.start])
             line, column = before.count(b"\n"), len(before) - (before.rfind(b"\n") + 1)
-            problems.append(Problem(Position(path, line + 1, column + 1), "", "this is not UTF-8 text"))
+            words = UTF_16_WORDS if data.startswith(UTF_16) else "this is not UTF-8 text"
+            problems.append(Problem(Position(path, line + 1, column + 1), "", words))
             continue
         top, found = parse_tree(path, text)
         problems += found

@@ -4,7 +4,11 @@ widths, a byte order mark, typographic quotes. Pure.
 
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 
+UTF_16 = (BOM_UTF16_LE, BOM_UTF16_BE)
+"""How a file begins that an editor of Windows saved as "Unicode"."""
+UTF_16_WORDS = "this is UTF-16 text: save it as UTF-8"
 _UNSEEN = re.compile(
     "[\u00a0\u00ad\u1680\u180e\u2000-\u200b\u200e\u200f\u202a-\u202f\u205f\u2060-\u2064\u2066-\u2069\u3000\ufeff]"
     "|^[\u200c\u200d]|[\u200c\u200d]$"

@@ -12,6 +12,7 @@ from pathlib import Path
 from llamad.config.keyfiles import KeyFile, read_key_file
 from llamad.config.model import SERVER_NAME, GatewayConfig
 from llamad.config.problems import Position, Problem, ProblemKind
+from llamad.config.unseen import UTF_16, UTF_16_WORDS
 from llamad.gateway.types import RequestHead
 
 MAX_KEYS = 1024
@@ -70,6 +71,9 @@ def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
     def wrong(line: int, column: int, message: str) -> None:
         problems.append(Problem(Position(source, line, column), _PATH, message))
 
+    if data.startswith(UTF_16):
+        wrong(1, 1, UTF_16_WORDS)
+        return NO_KEYS, problems
     names: dict[str, int] = {}
     lines: dict[bytes, int] = {}
     by_digest: dict[bytes, str] = {}

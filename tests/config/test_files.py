@@ -34,9 +34,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     assert said(tmp_path / "x.yaml") == [":1:1: cannot be read: it is larger than 4 MiB"]
 
 
-@pytest.mark.parametrize(
-    ("data", "place"), [(b"\xff", "1:1"), (b"a: 1\nb: \xe9\n", "2:4"), ("a: 1".encode("utf-16"), "1:1")]
-)
+@pytest.mark.parametrize(("data", "place"), [(b"\xff", "1:1"), (b"a: 1\nb: \xe9\n", "2:4")])
 def test_text_that_is_not_utf8(tmp_path: Path, data: bytes, place: str) -> None:
     (tmp_path / "x.yaml").write_bytes(data)
     assert said(tmp_path / "x.yaml") == [f":{place}: this is not UTF-8 text"]

@@ -443,3 +443,9 @@ def test_a_program_that_does_not_answer_is_asked_once_a_load(place: Place, monke
     ]  # fmt: skip
     hint = "a cold disk, or a GPU driver that hangs: run it by hand to see; if it is llama-server, llamad tries again"
     assert str(loaded.problems[0]).endswith(f"llama-server has not ended 0.2 s after --help ({hint})")
+
+
+def test_a_file_in_utf_16(place: Place) -> None:
+    place.write("")
+    place.file.write_bytes("servers: {}\n".encode("utf-16"))
+    assert place.lines(place.load()) == ["1:1: this is UTF-16 text: save it as UTF-8"]

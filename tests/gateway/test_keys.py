@@ -148,3 +148,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name() -> None:
     keys, problems = parse_keys("\ufeffann:s3cret\n".encode(), Path("keys"))
     assert (keys.names, problems) == (("ann",), [])
     assert parse_keys(b"\xef\xbb\xbf# only a comment\n", Path("keys")) == (NO_KEYS, [])
+
+
+def test_a_file_in_utf_16() -> None:
+    keys, problems = parse_keys("ann:s3cret\n".encode("utf-16"), Path("keys"))
+    assert (keys, [str(one) for one in problems]) == (
+        NO_KEYS, ["keys:1:1: gateway.api_keys_file: this is UTF-16 text: save it as UTF-8"]
+    )  # fmt: skip
