@@ -610,3 +610,18 @@ def test_what_an_operator_had_stopped_is_stopped_however_it_starts(start: str) -
                 assert (await down(fleet, "a")).message == "a was stopped by hand (llamad start a)"
 
     tell(story)
+
+
+def test_one_whose_slots_work_is_not_idle_though_nothing_is_relayed() -> None:
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=300)) as world:
+            async with a_fleet(world, on_demand("a", idle_timeout=20)) as fleet:
+                await fleet.ensure_ready("a")
+                assert fleet.in_hand()[0] == 0
+                await asyncio.sleep(200)
+                assert states(fleet, "a") == [State.READY]
+                assert fleet.in_hand()[0] == 1
+                await fleet.board.wait_for(lambda: not states(fleet, "a"))
+                assert 300 + 19 < now() < 300 + 30
+
+    tell(story)

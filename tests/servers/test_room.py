@@ -281,3 +281,19 @@ def test_one_that_changes_while_it_waits_is_started_once_as_it_is_wanted_then() 
                 assert pids(fleet, "b") == [1001]
 
     tell(story)
+
+
+def test_one_that_works_for_somebody_elses_request_is_waited_for() -> None:
+    """A client of its own port, or a conversation that goes on without its client: only its slots tell."""
+
+    async def story() -> None:
+        with a_world(Behaviour(busy_until=40)) as world:
+            async with a_fleet(world, on_demand("a", group="g"), on_demand("b", group="g")) as fleet:
+                await fleet.ensure_ready("a")
+                await asyncio.sleep(10)
+                assert fleet.traffic("a").total == 1
+                await fleet.ensure_ready("b")
+                assert 40 < now() < 50
+            assert world.machine.children[0].got_term
+
+    tell(story)
