@@ -97,7 +97,7 @@ class ExternalWatcher:
             seen = await witnesses.look(timeout) if health.status == 200 else None
         except CannotProbeError as error:
             liveness.unable(now())
-            tell(log, logging.WARNING, self.key, "cannot be watched: %s", error, event="cannot-watch")
+            tell(log, logging.DEBUG, self.key, "cannot be watched: %s", error, event="cannot-watch")
         except ProbeError as error:
             self._silent(liveness, Failure("no-answer", f"{self._config.url} {error}", "is it running there?"))
         except LlamadError as error:

@@ -9,7 +9,6 @@ from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
 from llamad.host.address import UnixAddress
 from llamad.host.files import status
-from llamad.host.gpu_use import Gpus
 from llamad.host.pulse import SLACK, Beat
 from llamad.host.threads import aside
 from llamad.servers.around import Around
@@ -25,20 +24,17 @@ from llamad.servers.health import (
     poll_delay,
 )
 from llamad.servers.listener import Listener
-from llamad.servers.liveness import Doubt, Judgement, Liveness, Verdict
 from llamad.servers.output import Output
-from llamad.servers.probe import CannotProbeError, ProbeError
+from llamad.servers.probe import ProbeError
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from llamad.servers.telling import tell
 from llamad.servers.traffic import Traffic
-from llamad.servers.witnesses import Pace, Trial, Witnesses
+from llamad.servers.watch import Watch
 
 log = logging.getLogger(__name__)
 FIGURES_EVERY = 0.5
 """Seconds between two looks at a loading child's memory and reads."""
-TRY_EVERY = 30.0
-"""Seconds between two requests of llamad's own, however often clients cause a doubt."""
 
 
 class Life:
@@ -75,9 +71,6 @@ class Life:
         self._began = self._loop.time()
         self._ready_at: float | None = None
         self._model_size: int | None = None
-        self._tried_until = 0.0
-        self._doubted = False
-        """Whether it failed a request of llamad's own a moment ago."""
         self.ready_for = 0.0
 
     async def run(self) -> Failure:
@@ -168,93 +161,15 @@ class Life:
         self._board.update(self._key, load_progress=progress, memory_bytes=usage[0] if usage else None)
 
     async def _watch(self) -> Failure:
-        """Look at a ready server until it ends or is found hung."""
-        running, around = self._running, self._around
-        liveness = Liveness(self._config().health, began=self._loop.time(), remote=running.uses_rpc)
-        witnesses = Witnesses(
-            self._key,
-            running.address,
-            around.prober,
-            self._traffic,
-            child=self._child,
-            may_sleep=running.may_sleep,
-            gpu_use=lambda: around.gpu_use(self._child.pid, self._gpus),
-        )
-        pace = Pace(self._key, self._traffic, lambda: self._config().health.interval, self._on_news)
-        with self._traffic.watch(self._key, pace.sooner):
+        """Look at a ready server until it ends or has to be replaced."""
+        watch = Watch(self._key, self._running, self._around, self._traffic, self._beat, self._config)
+        with watch.attached(self._on_news):
             while not (failure := self._over()):
-                liveness.policy = self._config().health
-                found = await self._look(liveness, witnesses)
-                if failure := self._over() or await self._condemn(found, witnesses):
-                    failure = self._over() or failure  # its end, where that came meanwhile, says more
-                    break
-                self._judge(found)
-                pace.begin(liveness)
-                while (
-                    left := pace.left
-                ) > 0 and not self._over():  # its output makes no look sooner: clients write there
+                if failure := await watch.look():
+                    return self._over() or failure  # its end, where that came meanwhile, says more
+                while (left := watch.left) > 0 and not self._over():  # no line makes it sooner: clients write there
                     await self._wait(left)
         return failure
-
-    @property
-    def _gpus(self) -> Gpus:
-        try:
-            return self._config().gpus_of(self._key.index)
-        except IndexError:  # a replica on its way out, of a configuration that had more of them
-            return None
-
-    async def _look(self, liveness: Liveness, witnesses: Witnesses) -> Judgement:
-        policy = liveness.policy
-        self._beat.expect(3 * policy.timeout + SLACK)
-        try:
-            seen = await witnesses.look(policy.timeout)
-        except CannotProbeError as error:
-            liveness.unable(self._loop.time())
-            tell(log, logging.WARNING, self._key, "cannot be watched: %s", error, event="cannot-watch")
-            return Judgement(Verdict.UNSURE)
-        found = liveness.look(self._loop.time(), seen)
-        if not seen.silent:
-            witnesses.count(liveness.busy, active=liveness.active)
-        self._board.update(
-            self._key,
-            slots=self._view.slots if seen.slots is None else len(seen.slots),
-            busy_slots=liveness.busy,
-            tokens_per_s=liveness.tokens_per_s,
-            asleep=witnesses.asleep,
-            memory_bytes=witnesses.memory,
-            cpu_seconds=witnesses.cpu,
-        )
-        return found
-
-    async def _condemn(self, found: Judgement, witnesses: Witnesses) -> Failure | None:
-        """Why it has to be replaced, if it has to: by the witnesses, or as it fails a request of llamad's own."""
-        if found.verdict is Verdict.HUNG:
-            return Failure("hung", f"hung: {found.reason}", _PATIENCE)
-        if found.doubt is None or self._loop.time() < self._tried_until:
-            return None
-        timeout = self._config().health.hang_timeout / 2
-        self._beat.expect(timeout + SLACK)
-        trial, words = await witnesses.attempt(timeout)
-        failure = _tried(found, trial, words)
-        if failure is None:
-            self._doubted = False
-            self._traffic.forgive(self._key)
-            self._tried_until = self._loop.time() + max(timeout, TRY_EVERY)
-        elif trial is Trial.ERROR and not self._doubted:
-            self._doubted = True
-            return None  # once more at the next look
-        return failure
-
-    def _judge(self, found: Judgement) -> None:
-        state = self._view.state
-        if found.verdict is Verdict.SUSPECT and state is State.READY:
-            within = format_duration(self._config().health.hang_timeout)
-            why = f"{found.reason}: is replaced once that has lasted {within}"
-            self._move(State.UNRESPONSIVE, last_error=Failure("unresponsive", why, _PATIENCE))
-            tell(log, logging.WARNING, self._key, "%s: gets no new requests", found.reason, event="unresponsive")
-        elif found.verdict is Verdict.WELL and state is State.UNRESPONSIVE:
-            self._move(State.READY, last_error=None)
-            tell(log, logging.INFO, self._key, "answers again", event="ready")
 
     def _over(self) -> Failure | None:
         """The failure, if the child has ended or its output says that it must."""
@@ -300,17 +215,3 @@ def _stalled(server: str, timeout: float, why: str) -> Failure:
         f"did not get on with loading for {format_duration(timeout)}: {why}",
         f"look at `llamad logs {server}`; a slow disk wants a longer health.load_stall_timeout",
     )
-
-
-_PATIENCE = "work that nobody can see (a GPU, another machine) wants a longer health.hang_timeout"
-
-
-def _tried(found: Judgement, trial: Trial, words: str) -> Failure | None:
-    """What a request of llamad's own proves. Clients can cause either doubt, but not its end."""
-    if found.doubt is Doubt.LOST and trial is Trial.SILENT:
-        what = f"hung: {found.reason}; nor did it answer one of llamad's own"
-        return Failure("requests-lost", what, "a bug of this build: try another one")
-    if found.doubt is Doubt.ERRORS and trial is Trial.ERROR:
-        what = f"every answer is an error, that to a request of llamad's own too: {words}"
-        return Failure("every-answer-fails", what, "its GPU or driver may be in a bad state: see `journalctl -k`")
-    return None

@@ -515,3 +515,25 @@ def test_a_look_that_llamad_was_too_late_for_counts_for_nothing() -> None:
             assert len(world.machine.children) == 1
 
     tell(story)
+
+
+def test_a_cold_model_that_is_slow_for_llamad_too_ends_nothing() -> None:
+    """A client's request waits elsewhere, and the one of llamad's own has to read the model from the disk first."""
+
+    async def story() -> None:
+        with a_world(Behaviour(deaf_from=20, cores=0.5, works_until=20)) as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                await asyncio.sleep(20)
+                child = world.machine.children[0]
+                flight = one.traffic.begin(KEY)
+                await asyncio.sleep(40)
+                child.behaviour.busy_until = child.age + 40  # its slot works, and shows so
+                await asyncio.sleep(30)
+                child.behaviour.deaf_from = None
+                await asyncio.sleep(200)
+                assert one.view.state is State.READY
+                one.traffic.end(flight)
+            assert len(world.machine.children) == 1
+
+    tell(story)
