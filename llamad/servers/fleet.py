@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -187,7 +188,9 @@ class Fleet:
     async def settled(self, servers: Iterable[str]) -> None:
         """Return when each of the servers has come to rest: ready, failed, or stopped as wanted."""
         names = tuple(servers)
-        await self.board.wait_for(lambda: all(self.is_settled(name) for name in names))
+        while moving := [name for name in names if not self.is_settled(name)]:
+            for name in moving:  # one at a time: with every change only one of a thousand is looked at
+                await self.board.wait_for(partial(self.is_settled, name))
 
     def is_settled(self, server: str) -> bool:
         """Whether nothing more will happen to it by itself for now."""

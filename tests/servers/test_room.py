@@ -227,7 +227,7 @@ def test_one_that_nobody_waits_for_any_more_gives_up_its_wait_for_room() -> None
                 await asyncio.sleep(2 * PATIENCE)
                 assert not waiting.done()
                 fleet.traffic("b").queued = 0
-                assert (await waiting).cause == "stopped"
+                assert (await waiting).cause == "on-demand"
                 fleet.traffic("a").end(flight)
                 await asyncio.sleep(100)
                 assert states(fleet, "a") == [State.READY]
