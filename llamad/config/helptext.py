@@ -7,6 +7,7 @@ worth checking against is the one of the very binary that will run.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 DESCRIPTION_COLUMN = 40
 """Where descriptions begin (llama.cpp, common/arg.cpp, common_arg::to_string)."""
@@ -101,6 +102,7 @@ class OptionTable:
         self.program = program
         self.loose = loose
         self.by_env = {option.env: option for option in options if option.env is not None}
+        self._negations = {bare(spelling) for option in options for spelling in option.negations}
         self._by_spelling: dict[str, Option] = {}
         self._by_word: dict[str, Option] = {}
         for option in options:
@@ -120,8 +122,7 @@ class OptionTable:
 
     def negates(self, key: str) -> bool:
         """Whether `key` is the spelling that turns its option off."""
-        option = self.find(key)
-        return option is not None and any(bare(spelling) == bare(key) for spelling in option.negations)
+        return bare(key) in self._negations
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -129,6 +130,7 @@ class OptionTable:
         return tuple(self._by_word)
 
 
+@lru_cache(maxsize=4096)
 def bare(spelling: str) -> str:
     """A spelling without its leading dashes and with `-` for `_`: the same for every way to write one option."""
     return spelling.lstrip("-").replace("_", "-")

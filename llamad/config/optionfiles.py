@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 from llamad.config.helptext import Option
@@ -51,6 +52,7 @@ _REMOTE = re.compile(r"--(spec-draft-)?hf-")
 """These name files of a repository."""
 
 
+@lru_cache(maxsize=1024)
 def use_of(option: Option) -> Use | None:
     """What the option's value names, where that is a file or a folder of this machine."""
     argument = option.argument
