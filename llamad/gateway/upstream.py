@@ -1,12 +1,12 @@
 """Connections to the servers: kept, handed out again, and closed when they are old."""
 
 import asyncio
-import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from llamad.host.address import Address, UnixAddress
+from llamad.host.connecting import connected
 from llamad.host.descriptors import is_lack
 from llamad.host.keepalive import bound_sending, watch_peer
 
@@ -14,7 +14,6 @@ IDLE_SECONDS = 4.0
 """cpp-httplib, llama-server's HTTP library, closes an idle connection after 5 s."""
 CONNECT_SECONDS = 5.0
 MAX_IDLE = 256
-_BACKLOG_PAUSE = 0.005
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
@@ -184,29 +183,10 @@ class Pool:
     async def _open(self, upstream: Upstream) -> None:
         loop, address = asyncio.get_running_loop(), self.address
         if isinstance(address, UnixAddress):
-            sock = await _connected(str(address.path))
+            sock = await connected(address.path)
             await loop.create_unix_connection(lambda: upstream, sock=sock)
         else:
             await loop.create_connection(lambda: upstream, address.host, address.port)
-
-
-async def _connected(path: str) -> socket.socket:
-    """A socket connected to a unix socket. Where as many wait there as its server lets wait (cpp-httplib: 5),
-    connect(2) says EAGAIN, which event loops take for a connection that is being made: so it is tried again here.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(0)
-        while True:
-            try:
-                sock.connect(path)
-            except BlockingIOError:
-                await asyncio.sleep(_BACKLOG_PAUSE)
-            else:
-                return sock
-    except BaseException:
-        sock.close()
-        raise
 
 
 class Upstreams:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, cast
 import httptools
 
 from llamad.host.address import Address, UnixAddress
+from llamad.host.connecting import connected
 from llamad.host.descriptors import is_lack
 
 MAX_BODY = 4 << 20
@@ -158,9 +159,8 @@ async def send(
         with _Lateness() as late:
             async with asyncio.timeout(timeout):
                 if isinstance(address, UnixAddress):
-                    transport, _ = await loop.create_unix_connection(
-                        lambda: _Exchange(request, answer), str(address.path)
-                    )
+                    sock = await connected(address.path)
+                    transport, _ = await loop.create_unix_connection(lambda: _Exchange(request, answer), sock=sock)
                 else:
                     transport, _ = await loop.create_connection(
                         lambda: _Exchange(request, answer), address.host, address.port

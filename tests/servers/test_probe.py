@@ -166,7 +166,7 @@ async def test_what_could_not_be_asked_is_no_silence(monkeypatch: pytest.MonkeyP
     async def lacks(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", lacks)
+    monkeypatch.setattr("llamad.servers.probe.connected", lacks)
     with pytest.raises(CannotProbeError, match="Too many open files"):
         await probe(UnixAddress(Path("/nowhere")), "/health", timeout=1)
 
