@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from llamad.control.client import RefusedError
 from llamad.errors import ExitCode
 from llamad.host.pidfd import open_pidfd
 from llamad.reap import comes_back
@@ -231,6 +232,21 @@ def test_a_restart_without_the_keys_costs_no_model_and_lets_nobody_in(llamad: Ll
     assert f"{keys}" not in manager.status()
     assert llamad.wait_for("a")["pid"] == pid
     assert llamad.end() == 0
+
+
+def test_an_upgrade_that_could_not_keep_the_servers_is_refused(llamad: Llamad) -> None:
+    """Without its mark `llamad reap` would end them."""
+    llamad.configure({"a": {}})
+    llamad.start()
+    pid = llamad.wait_for("a")["pid"]
+    (llamad.runtime / "keep").symlink_to("/nowhere/keep")
+    with pytest.raises(RefusedError, match=r"cannot write .*/keep: No such file or directory \(nothing was ended\)"):
+        llamad.client.post("upgrade")
+    assert llamad.status("a")["pid"] == pid
+    (llamad.runtime / "stopping").symlink_to("/nowhere/stopping")
+    assert llamad.end() == 0
+    assert llamad.events(f"cannot write {llamad.runtime}/stopping: No such file or directory")
+    assert "Traceback" not in llamad.log
 
 
 def test_an_upgrade_leaves_the_servers_to_the_next_llamad(llamad: Llamad, manager: ServiceManager) -> None:

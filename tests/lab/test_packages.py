@@ -140,6 +140,11 @@ def test_the_install_script_installs_upgrades_and_uninstalls(oldest: Guest) -> N
     assert guest.wait_ready("one")["pid"] == pid
     assert guest.status()["version"].startswith("99.")
 
+    guest.run("systemctl", "disable", "--now", SERVICE)
+    guest.run("/root/llamad/packaging/install", "--wheels", "/root/wheels", timeout=120)
+    assert guest.show("ActiveState") == "inactive", "an upgrade starts nothing that the operator has stopped"
+    assert guest.run("systemctl", "is-enabled", SERVICE, check=False).strip() == "disabled"
+
     for path in (MODEL, FETCHED):
         guest.machine.write(path, b"GGUF")
     guest.drop_in(TimeoutStartSec="60s")
