@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -253,9 +254,10 @@ async def _files(request: web.Request) -> Files | None:
         document = json.loads(body)
         main, texts = Path(document["file"]), document["files"]
         contents = {Path(path): text.encode(errors="surrogateescape") for path, text in texts.items()}
+        names = [os.fsencode(path) for path in contents]  # half a character names no file
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UsageError('the body is not {"file": PATH, "files": {PATH: TEXT}}') from None
-    if main not in contents or not all(path.is_absolute() and "\0" not in str(path) for path in contents):
+    if main not in contents or not all(name.startswith(b"/") and b"\0" not in name for name in names):
         raise UsageError("every path is absolute, and file: is one of files:")
     return Files(main, {main: contents[main], **contents})
 

@@ -219,6 +219,35 @@ async def test_a_body_is_refused_whatever_it_is_encoded_as(raw: bytes, caplog: p
     assert not caplog.records
 
 
+FILES = {
+    "no json": b"no json",
+    "a list": b"[]",
+    "nothing": b"null",
+    "a number": b'{"file": 5, "files": {}}',
+    "no text": b'{"file": "/a", "files": {"/a": 5}}',
+    "no mapping": b'{"file": "/a", "files": []}',
+    "another": b'{"file": "/b", "files": {"/a": "x"}}',
+    "relative": b'{"file": "a", "files": {"a": "x"}}',
+    "NUL": b'{"file": "/a\\u0000", "files": {"/a\\u0000": "x"}}',
+    "half a character": b'{"file": "/\\ud800", "files": {"/\\ud800": "x"}}',
+    "half a text": b'{"file": "/a", "files": {"/a": "\\ud800"}}',
+    "deep": b"[" * 50_000,
+    "no UTF-8": b"\xff\xfe",
+    "gzip": gzip.compress(b"{}"),
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "plan"])
+@pytest.mark.parametrize("body", FILES.values(), ids=FILES)
+async def test_files_that_are_none_are_a_400(verb: str, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    operations = FakeOperations()
+    async with daemon(operations) as path:
+        answer = await send(path, with_body(body, b"Content-Encoding: gzip").replace(b"/reload", f"/{verb}".encode()))
+        assert answer.status == 400
+        assert json.loads(answer.body)["error"]["message"]
+    assert not caplog.records
+
+
 async def test_a_body_that_turns_out_broken_or_never_ends_is_a_400(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
