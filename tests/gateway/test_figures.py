@@ -22,7 +22,7 @@ async def test_every_server_and_each_index_once() -> None:
     replicas = [ReplicaFigures(0, State.READY, 2, 2), ReplicaFigures(1, State.READY, 0, 4)]
     assert read_figures(fleet) == [
         ServerFigures("a", 3, replicas, is_wanted=True, state="ready", cause="loading"),
-        ServerFigures("b", 0, [], is_wanted=False, state="stopped", cause="stopped"),
+        ServerFigures("b", 0, [], is_wanted=False, state="stopped", cause="on-demand"),
     ]
 
 
