@@ -23,7 +23,8 @@ def status(client: Client, *, server: str | None, as_json: bool, watch: bool) ->
     if as_json:
         _print_json(answer)
     elif server is not None:
-        print("\n".join(tables.details(answer)))
+        for line in tables.details(answer):
+            say(line)
         warn(tables.config_lines(answer))
     else:
         after = (*tables.config_lines(answer), tables.version_line(answer))

@@ -40,7 +40,7 @@ def is_rich(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def say(line: str) -> None:
     """One line of an answer, at once."""
-    print(line, flush=True)
+    print(visible_lines(line), flush=True)
 
 
 def complain(error: Failing) -> None:
@@ -68,7 +68,7 @@ def show_tables(tables: Iterable[Table], after: Iterable[str] = ()) -> None:
             print()
         print("\n".join(table.plain()))
     for line in after:
-        print(line)
+        print(visible_lines(line))
     sys.stdout.flush()
 
 
