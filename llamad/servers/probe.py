@@ -20,8 +20,10 @@ MAX_BODY = 4 << 20
 """Bytes an answer may have; `/slots` with long prompts is the largest."""
 TICK = 0.05
 """Seconds between two looks at whether the loop is on time, while a probe waits."""
-MOST_LATE = 0.1
-"""A time-out proves nothing where the loop was held up for more than this share of it."""
+MOST_LATE, LEAST_LATE = 0.25, 0.1
+"""A time-out proves nothing where the loop was held up for more than this share of it, and for more seconds than a busy
+machine takes now and then.
+"""
 
 
 class ProbeError(Exception):
@@ -167,7 +169,7 @@ async def send(
                     )
                 return await answer
     except TimeoutError:
-        if late.seconds > timeout * MOST_LATE:
+        if late.seconds > max(timeout * MOST_LATE, LEAST_LATE):
             raise CannotProbeError(f"llamad itself was held up for {late.seconds:.1f} s") from None
         raise ProbeError(f"did not answer in {timeout:g} s") from None
     except OSError as error:
