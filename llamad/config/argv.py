@@ -126,6 +126,11 @@ def _target(options: OptionTable, key: str) -> _Target | Finding:
 
 def _hint(options: OptionTable, key: str, *, word: bool = False) -> str | None:
     """What to write for an option that the binary does not know."""
+    name, _, value = key.replace("=", " ", 1).partition(" ")
+    if value and options.find(name) is not None and not word:
+        return f"write {name}: {value}"
+    if (options.find_word(key.lower()) if word else options.find(key.lower())) is not None:
+        return f"did you mean {key.lower()}?"
     said = advice(options, key)
     if said is not None:
         return said

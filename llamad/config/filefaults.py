@@ -105,8 +105,10 @@ def _place_fault(path: Path, use: Use, environ: Mapping[str, str]) -> FileFault 
 
 
 def _missing_hint(path: Path, environ: Mapping[str, str]) -> str | None:
-    if "~" in path.parts:
-        return "~ is not expanded: write the whole path"
+    if "~" in path.parts or any(part.startswith("$") for part in path.parts):
+        return f"{'~ is' if '~' in path.parts else 'variables are'} not expanded: write the whole path"
+    if "http:" in path.parts or "https:" in path.parts:
+        return "a URL is no file: fetch it, and write where it is"
     return hidden_hint(path, environ)
 
 

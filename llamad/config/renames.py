@@ -130,7 +130,8 @@ def nearest(options: OptionTable, key: str) -> str | None:
 
 def nearest_of(wanted: str, names: Mapping[str, str]) -> str | None:
     """What the key of `names` stands for that `wanted` must be a slip of."""
-    found = {name: rate for name in names if (rate := _distance(bare(wanted), bare(name))) is not None}
+    plain = bare(wanted.lower().replace(" ", "-"))
+    found = {name: rate for name in names if (rate := _distance(plain, bare(name))) is not None}
     near = min(found, key=lambda name: (found[name], -len(name)), default=None)
     return None if near is None else names[near]
 

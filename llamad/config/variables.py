@@ -48,7 +48,7 @@ def variable_problems(
             continue
         option = option_of(options, name)
         if option is None:
-            if name.startswith(_PREFIX) and options.by_env:
+            if name.upper().startswith(_PREFIX) and options.by_env:
                 yield _unknown(options, name)
             continue
         where = given.get(option.name)
@@ -101,7 +101,7 @@ def _fault(option: Option, name: str, value: str) -> str | None:
 
 
 def _unknown(options: OptionTable, name: str) -> Finding:
-    key = name.removeprefix(_PREFIX).lower()
+    key = name.upper().removeprefix(_PREFIX).lower()
     option = options.find(key)
     near = nearest_of(key, {one.removeprefix(_PREFIX).lower(): one for one in options.by_env})
     hint: str | None

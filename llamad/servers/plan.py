@@ -178,4 +178,4 @@ def _show(value: Any, *, on: str = "true", off: str = "false") -> str:
         return "unset"
     if isinstance(value, bool):
         return on if value else off
-    return str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -174,6 +174,23 @@ def test_a_wrong_value(args: dict[str, ArgValue], message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("NGL", "did you mean ngl?"),
+        ("Ctx_Size", "did you mean ctx_size?"),
+        ("ctx size", "did you mean ctx-size?"),
+        ("--ctx-size 8192", "write --ctx-size: 8192"),
+        ("ctx-size=8192", "write ctx-size: 8192"),
+        ("no_mmap", "write load_mode: none"),
+        ("", None),
+        ("frobnicate", None),
+    ],
+)
+def test_what_is_advised_for_an_unknown_option(key: str, hint: str | None) -> None:
+    assert argument_problems(TABLE, {key: 1}, ()) == [Finding(("args", key), "llama-server has no such option", hint)]
+
+
 def test_an_unknown_option_has_no_words() -> None:
     with pytest.raises(ValueError, match="ctx_sise: llama-server has no such option"):
         arguments(TABLE, {"ctx_sise": 1}, (), MODELS)
@@ -191,6 +208,7 @@ def test_an_unknown_option_has_no_words() -> None:
         (["-1"], [(0, "llama-server has no option -1")]),
         (["--frobnicate", "x", "-v"], [(0, "llama-server has no option --frobnicate")]),
         (["--verbos"], [(0, "llama-server has no option --verbos", "did you mean --verbose?")]),
+        (["--LORA"], [(0, "llama-server has no option --LORA", "did you mean --lora?")]),
         (["--no-mmap"], [(0, "llama-server has no option --no-mmap", "write load_mode: none")]),
         (["-v", "x"], [(1, "'x' follows no option that takes a value")]),
         (

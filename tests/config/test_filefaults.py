@@ -56,6 +56,8 @@ AGAIN = "llama.cpp loads whole GGUF files only: fetch it again"
         ("x.gguf", Use.MODEL, "missing", "is not there", None),
         ("x.jinja", Use.READ, "missing", "is not there", None),
         ("~/x", Use.READ, "missing", "is not there", "~ is not expanded: write the whole path"),
+        ("$HOME/x", Use.READ, "missing", "is not there", "variables are not expanded: write the whole path"),
+        ("https:/x/m.gguf", Use.MODEL, "missing", "is not there", "a URL is no file: fetch it, and write where it is"),
         ("folder", Use.MODEL, "missing", "is a folder, not a model", "name the .gguf file in it"),
         ("folder", Use.READ, "missing", "is a folder, not a file", None),
         ("pipe", Use.READ, "unreadable", "cannot be read: it is a named pipe, not a file", None),

@@ -47,6 +47,8 @@ def test_variables_that_the_binary_reads(env: dict[str, str]) -> None:
         ("LLAMA_ARG_N_CTX", "1", "llama-server reads no such variable", "in args: write ctx_size", True),
         ("LLAMA_ARG_C", "1", "llama-server reads no such variable", "write LLAMA_ARG_CTX_SIZE", True),
         ("LLAMA_ARG_SEED", "1", "llama-server reads no such variable", "it has no variable: write seed in args", True),
+        ("llama_arg_ctx_size", "1", "llama-server reads no such variable", "write LLAMA_ARG_CTX_SIZE", True),
+        ("LLAMA_ARG_NO_MMAP", "1", "llama-server reads no such variable", "in args: write load_mode: none", True),
         ("LLAMA_ARG_NO_HOST_AT_ALL", "1", "llama-server reads no such variable", None, True),
         ("LLAMA_ARG_NO_CTX_SIZE", "1", "llama-server reads no such variable", None, True),
         ("LLAMA_ARG_THREADS", "many", "takes a whole number, not 'many'", None, False),

@@ -16,6 +16,7 @@ from llamad.config.model import (
     LimitsConfig,
     LogConfig,
     QueueConfig,
+    RestartPolicy,
     StopPolicy,
 )
 from llamad.servers.board import Failure
@@ -84,6 +85,7 @@ def test_equal_is_kept() -> None:
         ({"evictable": False}, {"memory": {0: 6 << 30}}, "memory unset -> {0: 6G}, evictable false -> unset"),
         ({"memory": {0: 6 << 30}}, {"memory": 3 << 29}, "memory {0: 6G} -> 1.5G"),
         ({"gpus": ((0,),)}, {}, "gpus [0] -> unset"),
+        ({}, {"restart": RestartPolicy(factor=3, jitter=0.25)}, "restart.factor 2 -> 3, restart.jitter 0.1 -> 0.25"),
         (
             {},
             {"env_credentials": {"A": "b"}, "limits": LimitsConfig(memory_max=20 << 30)},
