@@ -168,6 +168,7 @@ class Daemon:
             self._pulse,
             external_key=credentials.external_key,
             changed=self._reporter.refresh,
+            stops=lambda: not self._upgrading,
         )
         self._reloader = Reloader(
             file,

@@ -41,7 +41,8 @@ _SHOWN = 20
 
 class Front:
     """Opens the gateway, keeps it at the accepted configuration, and hands its sockets over. `problem` is what cannot
-    be listened on, for STATUS; `changed` is called when that changes.
+    be listened on, for STATUS; `changed` is called when that changes. `stops` says at the end whether no successor
+    takes over.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Front:
         *,
         external_key: Callable[[ServerConfig], str | None],
         changed: Callable[[], None],
+        stops: Callable[[], bool] = lambda: True,
     ) -> None:
         self._fleet = fleet
+        self._stops = stops
         self._key_files = key_files
         self._notifier = notifier
         self._pulse = pulse
@@ -125,10 +128,21 @@ class Front:
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
             # not after a bug of ours: then no request is waited for
+            await self._be_lame_duck(gateway)
             if not self._notifier.can_store and not any(inherited.values()):  # systemd's are its to remove
                 await gateway.withdraw()
             longest = max((one.stop.drain_timeout for one in self._fleet.configs.values()), default=0.0)
             await drain(gateway.drain, self._fleet.in_hand, grace=min(GRACE, longest))
+
+    async def _be_lame_duck(self, gateway: Gateway) -> None:
+        """Give a balancer the time to see that llamad stops; in an upgrade clients wait for the successor instead."""
+        config = self._accepted
+        if config is None or not (config.gateway.lame_duck and config.gateway.listen and self._stops()):
+            return
+        gateway.leave()
+        words = "lame duck: /ready says no, and requests are taken for another %s"
+        log.info(words, format_duration(config.gateway.lame_duck), extra={"event": "lame-duck"})
+        await asyncio.sleep(config.gateway.lame_duck)
 
     def _close_useless(self, handed: dict[str, list[int]]) -> None:
         """Sockets of addresses that are not listened on any more, and what is foreign."""

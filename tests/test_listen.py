@@ -1,7 +1,9 @@
 """What the gateway listens on, changed by a reload: the new is bound before the old is closed, or nothing changes."""
 
 import http.client
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,38 @@ def test_what_systemd_keeps_of_an_old_address_takes_no_client(port: int) -> None
                 assert answers(port)  # whatever systemd has done by now
             one.log_file.write_text("")
         assert one.end() == 0
+
+
+def test_a_lame_duck_says_so_and_answers_until_its_time_is_over(port: int) -> None:
+    """A stop closed the port at once, and a balancer sent requests into a closed port until its next check."""
+    with service_manager() as manager, a_llamad(manager) as one:
+        one.configure({"a": {}}, gateway={"listen": f"127.0.0.1:{port}", "lame_duck": "3s"})
+        one.start()
+        one.wait_for("a")
+        wait_until(lambda: answers(port, "/ready"))
+        manager.wait_for("READY=1")
+        began = time.monotonic()
+        one.send(signal.SIGTERM)
+        wait_until(lambda: not answers(port, "/ready"))
+        assert answers(port, "/v1/models")
+        assert answers(port, "/servers/a/props")
+        assert one.events("lame duck: /ready says no, and requests are taken for another 3s")
+        manager.wait_for("EXTEND_TIMEOUT_USEC=")
+        assert one.wait() == 0
+        assert time.monotonic() - began >= 3
+        assert not answers(port)
+
+
+def test_an_upgrade_is_no_lame_duck(port: int) -> None:
+    """Its successor has the port: clients wait, and need go nowhere else."""
+    with service_manager() as manager, a_llamad(manager) as one:
+        one.configure({"a": {}}, gateway={"listen": f"127.0.0.1:{port}", "lame_duck": "1h"})
+        one.start()
+        pid = one.wait_for("a")["pid"]
+        wait_until(lambda: answers(port, "/ready"))
+        one.client.post("upgrade")
+        assert one.wait() == 0
+        one.start()
+        assert one.wait_for("a")["pid"] == pid
+        one.send(signal.SIGKILL)
+        one.wait()

@@ -27,6 +27,8 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "max_body": "the largest request",
         "max_connections": "clients that may be connected at once, as far as file descriptors (LimitNOFILE=) allow; "
         "where there are more, idle connections are closed, and if none is idle the newest gets 503",
+        "lame_duck": "how long, when llamad is stopped, /ready says no while requests are still taken; then the port "
+        "is closed, and what runs may end",
         "queue": "requests that wait for a replica, per server",
         "access_log": "which requests are logged",
         "cors_origins": "web pages that may ask from a browser",

@@ -72,6 +72,7 @@ class GatewayConfig(Section):
     insecure: Flag = False
     max_body: Size = 64 << 20
     max_connections: Count = 16384
+    lame_duck: Duration = 0.0
     queue: QueueConfig = QueueConfig()
     access_log: AccessLog = "errors"
     cors_origins: tuple[Text, ...] = ()

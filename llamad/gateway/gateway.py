@@ -88,6 +88,10 @@ class Gateway:
         """Listen nowhere any more, and leave no socket's file: nobody inherits what was listened on."""
         await self._server.apply([])
 
+    def leave(self) -> None:
+        """llamad is about to stop: `/ready` says no from now on, and all else is answered as before."""
+        self._policy.leave()
+
     async def drain(self, timeout: float) -> None:
         """Take no more connections and let running requests end, for `timeout` seconds at most; then end them."""
         self._policy.leave()
