@@ -49,6 +49,8 @@ class LoadDeadline:
     def observe(self, now: float, *, lines: int, usage: tuple[int, int] | None, cpu: float | None = None) -> None:
         """Note how far the child is; `usage` is resident bytes and bytes read, `cpu` seconds of processor time."""
         passed, self.looked_at = min(now - self.looked_at, LONGEST_LOOK), now
+        if usage is None and cpu is None:  # hidden, or llamad has no descriptor left to look with: that proves nothing
+            passed = 0.0
         before, self.cpu = self.cpu, cpu
         computes = cpu is not None and before is not None and cpu - before >= MIN_CORES * passed > 0
         self.still = 0.0 if computes else self.still + passed

@@ -35,9 +35,9 @@ def a_load(stall_timeout: float = 10) -> LoadDeadline:
 
 
 @pytest.mark.parametrize(
-    ("lines", "usage"), [(1, None), (0, (2 * MB, 0)), (0, (0, 2 * MB))], ids=["a line", "memory", "reads"]
+    ("lines", "usage"), [(1, (0, 0)), (0, (2 * MB, 0)), (0, (0, 2 * MB))], ids=["a line", "memory", "reads"]
 )
-def test_any_progress_moves_the_deadline(lines: int, usage: tuple[int, int] | None) -> None:
+def test_any_progress_moves_the_deadline(lines: int, usage: tuple[int, int]) -> None:
     load = a_load()
     load.observe(9, lines=lines, usage=usage)
     load.observe(19, lines=lines, usage=usage)
@@ -82,8 +82,15 @@ def test_what_a_load_uses_to_answer_probes_is_no_progress() -> None:
 
 def test_time_in_which_llamad_did_not_look_does_not_count() -> None:
     load = a_load(60)
-    load.observe(1, lines=0, usage=None)
-    load.observe(5000, lines=0, usage=None)
+    load.observe(1, lines=0, usage=(0, 0))
+    load.observe(5000, lines=0, usage=(0, 0))
+    assert load.stalled is None
+
+
+def test_a_load_that_nobody_can_see_is_not_taken_for_stalled() -> None:
+    load = a_load()
+    for at in range(1, 100):
+        load.observe(at, lines=0, usage=None)
     assert load.stalled is None
 
 
