@@ -102,8 +102,8 @@ class Reloader:
         self._announce = announce
         self._dirty = asyncio.Event()
         self._causes: list[str] = []
-        self._from_disk = self._obeys = False
-        """What the next reload is to do: read the disk, take a file that is gone for gone."""
+        self._from_disk = self._obeys = self._gone_long = False
+        """What the next reload is to do: read the disk, take what is gone for gone, or what is gone for long."""
         self._away: dict[Path, float] = {}
         """Files of the accepted configuration that are gone, and when that counts."""
         self._back: asyncio.TimerHandle | None = None
@@ -142,6 +142,10 @@ class Reloader:
     def look_again(self, cause: str) -> None:
         """What servers are started from has changed, and no file of the configuration: apply the accepted one anew."""
         self._note(cause)
+
+    def _note_gone(self) -> None:
+        self._gone_long = True
+        self._note(f"files were away for {AWAY:.0f} s")
 
     def _note(self, cause: str) -> None:
         if cause not in self._causes and len(self._causes) < _CAUSES:
@@ -241,12 +245,17 @@ class Reloader:
     async def _once(self) -> Applied:
         from_disk, self._from_disk = self._from_disk, False
         obeys, self._obeys = self._obeys, False
-        files = await self._on_disk(obeys=obeys) if from_disk or self._accepted is None else self._accepted
+        gone_long, self._gone_long = self._gone_long, False
+        files = self._accepted
+        if from_disk or files is None:
+            files = await self._on_disk(obeys=obeys)
+        elif gone_long:
+            files = await self._without_gone(files)
         loaded = await self._load(files)
         await self._follow(loaded)
         candidate = await self._judge(loaded)
         self._bug = None
-        if from_disk or not self.verdict.refused:
+        if from_disk or gone_long or not self.verdict.refused:
             self.verdict = candidate.verdict
         try:
             _ = candidate.config
@@ -265,20 +274,33 @@ class Reloader:
     async def _on_disk(self, *, obeys: bool) -> Files:
         """The files on disk. Where nobody asked for this reload, one that is gone counts for a while as it was."""
         files, accepted = await aside(read_disk, self.file), self._accepted
-        gone = frozenset() if accepted is None else files.gone(accepted)
+        if accepted is None:
+            return files
+        held = self._still_counting(files.gone(accepted))
+        return files if obeys else files.hold(accepted, held)
+
+    async def _without_gone(self, accepted: Files) -> Files:
+        """The accepted files without those that are gone for long. Nothing else is read: it may be half-written, and
+        nobody has waited for its end.
+        """
+        disk = await aside(read_disk, self.file)
+        gone = disk.gone(accepted)
+        held = self._still_counting(gone)
+        return accepted.without(gone.difference(held), disk)
+
+    def _still_counting(self, gone: frozenset[Path]) -> list[Path]:
+        """Those of the files that are gone which still count for a while, after which they are looked for again."""
         loop, known = asyncio.get_running_loop(), self._away
         self._away = {path: known.get(path, loop.time() + AWAY) for path in gone}
         held = [path for path, counts_from in self._away.items() if loop.time() < counts_from]
-        if obeys or accepted is None or not held:
-            return files
         for path in held:
             if path not in known:
                 log.info("%s is gone: what it said goes on for %d s", path, AWAY, extra={"event": "file-gone"})
         if self._back is not None:
             self._back.cancel()
-        soonest = min(self._away[path] for path in held)
-        self._back = loop.call_at(soonest, self.request, f"files were away for {AWAY:.0f} s")
-        return files.hold(accepted, held)
+        soonest = min((self._away[path] for path in held), default=None)
+        self._back = None if soonest is None else loop.call_at(soonest, self._note_gone)
+        return held
 
     async def _load(self, files: Files | None) -> Loaded:
         file = self.file if files is None else files.main

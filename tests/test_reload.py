@@ -692,3 +692,30 @@ def test_another_look_for_a_servers_sake_reads_no_file_that_nobody_accepted(tmp_
             assert house.reloader.error == error, "what is on disk is still refused"
 
     tell(story)
+
+
+def test_that_a_file_is_gone_for_long_has_nothing_else_read(tmp_path: Path) -> None:
+    """When its time is over, another file may be in the middle of being written: nobody waited for its end."""
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            drop_in.unlink()
+            await house.saved()
+            house.file.write_text("servers: {}")  # half of it
+            await house.becomes(["a"], within=AWAY * 1.5)
+            assert house.reloader.error is None
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            drop_in.unlink()
+            await house.saved()
+            a_drop_in(house)
+            await house.saved()
+            count = len(house.accepted)
+            await asyncio.sleep(AWAY * 2)
+            assert len(house.accepted) == count, "it is back: nothing is to be done"
+
+    tell(story)

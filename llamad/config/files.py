@@ -31,6 +31,13 @@ class Files:
         """The files of `accepted` that are not there any more."""
         return frozenset(path for path in accepted.contents if path not in self.contents)
 
+    def without(self, gone: Iterable[Path], disk: "Files") -> "Files":
+        """Without these files, which are not on the disk any more; the rest as it was, whatever is written now."""
+        taken = frozenset(gone)
+        contents = {path: data for path, data in self.contents.items() if path not in taken}
+        problems = tuple(problem for problem in disk.problems if problem.position.file in taken)
+        return Files(self.main, contents, problems, self.held - taken, has_folder=disk.has_folder)
+
     def hold(self, accepted: "Files", away: Iterable[Path]) -> "Files":
         """With what these files of `accepted` said, as if they were there."""
         held = frozenset(away)
