@@ -18,7 +18,7 @@ from llamad.errors import ServerDownError, UnknownServerError
 from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.backoff import count_failures, next_retry
-from llamad.servers.board import Board
+from llamad.servers.board import Board, Failure
 from llamad.servers.explain import Condition, explain
 from llamad.servers.leftovers import Adopted
 from llamad.servers.member import Member, Target
@@ -35,6 +35,9 @@ IDLE_CHECK = 0.5
 """Seconds between two looks for on-demand servers that were idle for long enough."""
 PATIENCE = 60.0
 """Seconds after which an on-demand server that waits for room, and that nobody waits for any more, gives it up."""
+
+AFTER_BUGS = 5.0
+"""Seconds until a server is tried again whose very failure could not be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,16 +245,24 @@ class Fleet:
             try:
                 await member.run()
             except Exception as error:  # noqa: BLE001 - it is told
-                failure, policy = tell_bug(log, member.name, error), member.target.intent.config.restart
+                policy = member.target.intent.config.restart
                 failures = count_failures(failures, ready_for=loop.time() - began, policy=policy)
-                retry = next_retry(policy, failures, failure, chance=self._around.chance())
-                await member.stay_down(failure, retry)
+                await self._stay_down(member, tell_bug(log, member.name, error), failures)
             else:
                 if member.leaving:  # else it was configured again while its last replica ended
                     break
         if member.name not in self.configs:
             del self._members[member.name]
         self.board.wake_waiters()
+
+    async def _stay_down(self, member: Member, failure: Failure, failures: int) -> None:
+        policy = member.target.intent.config.restart
+        retry = next_retry(policy, failures, failure, chance=self._around.chance())
+        try:
+            await member.stay_down(failure, retry)
+        except Exception as error:  # noqa: BLE001 - it is told
+            tell_bug(log, member.name, error)
+            await asyncio.sleep(AFTER_BUGS)
 
     def _want(self, server: str, **changes: object) -> None:
         will = self._wills[server] = replace(self._wills[server], **changes)  # type: ignore[arg-type]

@@ -80,7 +80,6 @@ class Member:
         self._posts: dict[int, _Post] = {}
         self._generation = 1 + max((one.generation for one in adopted.values()), default=-1)
         self._changed = asyncio.Event()
-        self._changed.set()
 
     def want(self, target: Target) -> None:
         """From now on this is wanted."""
@@ -122,6 +121,7 @@ class Member:
         """Follow the target until the server leaves. Cancelled, or ended by a bug of ours, it stops every replica on
         its way out and leaves nothing on the board: `run` may be called again.
         """
+        self._changed.set()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -139,18 +139,18 @@ class Member:
 
     async def stay_down(self, failure: Failure, retry: Retry) -> None:
         """Be on the board with that failure, and nothing else, until it is time to try again, or somebody asks."""
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         key = self._new_key(0)
-        self._board.add(Replica(key, since=loop.time()))
-        state = State.FAILED if retry.given_up else State.BACKOFF
-        retry_at = None if retry.delay is None else loop.time() + retry.delay
-        self.busy = self._changed.is_set()
-        self._board.move(key, state, now=loop.time(), last_error=failure, retry_at=retry_at)
+        self._board.add(Replica(key, since=now))
         try:
+            state = State.FAILED if retry.given_up else State.BACKOFF
+            retry_at = None if retry.delay is None else now + retry.delay
+            self.busy = self._changed.is_set()
+            self._board.move(key, state, now=now, last_error=failure, retry_at=retry_at)
             async with asyncio.timeout(retry.delay):
                 await self._changed.wait()
         except TimeoutError:
-            self._note_change()
+            self.busy = True
         finally:
             self._board.remove(key)
 

@@ -326,6 +326,7 @@ def spawn(
         is_child=True,
         outlives_llamad=outlives_llamad,
         group=group,
+        share=share,
         mark=mark,
         on_close=on_close,
     )

@@ -118,6 +118,7 @@ class Supervisor:
         ending = Ending(self.key, running, self._around, self._traffic, self._beat, lambda: self._config.stop)
         failure: Failure | None = None
         try:
+            self._announce(running)
             life = Life(self.key, running, self._around, self._output, self._traffic, self._beat, lambda: self._config)
             self._lives = True
             failure = await life.run()
@@ -134,23 +135,25 @@ class Supervisor:
     async def _start(self) -> starting.Running:
         if self._adopted is not None:
             running, self._adopted = self._adopted, None
+            return running
+        restarts = self._view.restarts + (self._view.started_at is not None)
+        self._beat.expect(None)  # a disk that hangs is no reason to end all the others
+        self._marks = await starting.file_marks(self._config, self.launch, self._around)
+        if isinstance(self.launch, Failure):
+            raise starting.CannotStartError(self.launch)
+        self.inherited = False
+        prepared = await starting.prepare(self.key, self.launch, self._around)
+        now = self._loop.time()
+        self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)
+        return starting.start(prepared, self._around, started_at=now, restarts=restarts)
+
+    def _announce(self, running: starting.Running) -> None:
+        """There is a process."""
+        if self.inherited:
             self._move(State.STARTING, restarts=running.restarts, started_at=running.started_at)
-            told = "goes on as", "adopted"
-        else:
-            restarts = self._view.restarts + (self._view.started_at is not None)
-            self._beat.expect(None)  # a disk that hangs is no reason to end all the others
-            self._marks = await starting.file_marks(self._config, self.launch, self._around)
-            if isinstance(self.launch, Failure):
-                raise starting.CannotStartError(self.launch)
-            self.inherited = False
-            prepared = await starting.prepare(self.key, self.launch, self._around)
-            now = self._loop.time()
-            self._move(State.STARTING, restarts=restarts, started_at=now, retry_at=None, memory_bytes=None)
-            running = starting.start(prepared, self._around, started_at=now, restarts=restarts)
-            told = "started,", "started"
+        what, event = ("goes on as", "adopted") if self.inherited else ("started,", "started")
         self._board.update(self.key, pid=running.child.pid, address=running.address)
-        tell(log, logging.INFO, self.key, "%s pid %d", told[0], running.child.pid, event=told[1])
-        return running
+        tell(log, logging.INFO, self.key, "%s pid %d", what, running.child.pid, event=event)
 
     async def _pause(self, failure: Failure, ready_for: float) -> None:
         """Wait before the next start: for the delay of the policy, or until something changed that may mend it."""

@@ -286,6 +286,12 @@ async def test_an_adopted_child_is_in_the_ledger_and_in_its_group_again(
         assert manager.pump() == [f"FDSTOREREMOVE=1\nFDNAME={name}" for name in names]
 
 
+async def test_all_children_share_the_loops_time_for_their_output(tmp_path: Path) -> None:
+    launcher = ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), None)
+    async with launched(launcher, sleeper(tmp_path)) as child:
+        assert child._share is launcher._share
+
+
 async def test_a_disk_that_takes_no_ledger_does_not_end_a_child(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

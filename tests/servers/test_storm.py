@@ -5,12 +5,14 @@ jumps. Whatever their order, afterwards each server is as it was wanted last, an
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from llamad.errors import ServerDownError, UnknownServerError
 from llamad.host.address import parse_url
 from llamad.host.pidfd import Exit
+from llamad.servers.board import Board, ReplicaKey
 from llamad.servers.fleet import Fleet
 from llamad.servers.member import Member
 from llamad.servers.plan import Intent
@@ -294,6 +296,49 @@ def test_a_bug_that_stays_is_retried_more_and_more_slowly_and_an_order_is_heard_
                 fleet.start("a")
                 await fleet.settled(["a"])
                 assert states(fleet, "a") == [State.READY]
+                assert pids(fleet, "b") == [1001]
+
+    tell(story)
+
+
+def test_a_bug_in_the_last_resort_costs_no_other_server_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a"), an_intent("b")) as fleet:
+                await fleet.settled(["a", "b"])
+                broken_once(monkeypatch, "_roll")
+                with monkeypatch.context() as patched:
+                    patched.setattr(Member, "stay_down", lambda *_: 1 / 0)
+                    fleet.restart("a")
+                    await asyncio.sleep(1)
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+                assert pids(fleet, "b") == [1001]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("where", ["update", "move"])
+def test_no_process_lives_on_that_a_bug_hits_while_it_is_announced(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a"), an_intent("b")) as fleet:
+                await fleet.settled(["a", "b"])
+                usual = getattr(Board, where)
+
+                def broken(board: Board, key: ReplicaKey, *args: Any, **figures: Any) -> None:
+                    if key.server == "a" and len(world.machine.children) == 3:
+                        raise KeyError(where)
+                    usual(board, key, *args, **figures)
+
+                with monkeypatch.context() as patched:
+                    patched.setattr(Board, where, broken)
+                    fleet.restart("a")
+                    await asyncio.sleep(0.5)
+                fleet.restart("a")
+                await fleet.settled(["a"])
+                assert states(fleet, "a") == [State.READY]
+                assert len(world.machine.alive) == 2
                 assert pids(fleet, "b") == [1001]
 
     tell(story)
