@@ -85,13 +85,18 @@ def _pids() -> list[int]:
 
 def _kill_if_marked(pid: int, mark: str) -> bool:
     try:
+        if not _has(pid, mark):  # most have not, and cost no more than this
+            return False
         pid_fd = open_pidfd(pid)
         if pid_fd is None:
             return False
         try:
-            environment = read_kernel(Path(f"/proc/{pid}/environ")).split("\0")  # of the process behind the pidfd
-            return f"{VARIABLE}={mark}" in environment and send_signal(pid_fd, signal.SIGKILL)
+            return _has(pid, mark) and send_signal(pid_fd, signal.SIGKILL)  # asked after the pidfd: it is this very one
         finally:
             os.close(pid_fd)
     except OSError:  # another user's, or it has ended
         return False
+
+
+def _has(pid: int, mark: str) -> bool:
+    return f"\0{VARIABLE}={mark}\0" in f"\0{read_kernel(Path(f'/proc/{pid}/environ'))}"
