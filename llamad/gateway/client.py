@@ -208,7 +208,8 @@ class Client(asyncio.Protocol):
         """All is written: go on to the next request, or leave."""
         turn, self._turn = self._turn, None
         assert turn is not None
-        self._stand_among(self._shared.strangers if turn.exchange.key is None else self._shared.known)
+        among = self._among = self._shared.strangers if turn.exchange.key is None else self._shared.known
+        among[self] = None  # it was among none
         if not keep_alive:
             self._leave(lingering=lingering or bool(self.buffer))
             return
@@ -250,7 +251,9 @@ class Client(asyncio.Protocol):
             self._refuse(error)
             return
         self.buffer = buffer[end + 4 :]
-        self._stand_among(None)
+        if (among := self._among) is not None:
+            among.pop(self, None)
+            self._among = None
         self._stage = _ANSWER
         self.deadline = inf
         turn = self._turn = Turn(self._shared, self, request)
@@ -308,6 +311,7 @@ class Client(asyncio.Protocol):
         return bool(poll.poll(0))
 
     def _refuse(self, error: MalformedError) -> None:
+        self._stand_among(None)
         turn = self._turn = Turn(self._shared, self, unread_request())
         turn.refuse(error)
 
