@@ -10,23 +10,17 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from llamad.host.cgroup import Group
-from llamad.host.descriptors import is_lack
 from llamad.host.files import read_kernel
 from llamad.host.pidfd import Exit, adopted_exit, child_exit, open_pidfd, send_signal
-from llamad.host.pipes import drop, peek
-from llamad.host.share import TURN, Share
+from llamad.host.share import Share
 from llamad.servers.guard import VARIABLE, kill_marked
+from llamad.servers.logpipe import PIPE_BYTES, LogPipe
 
-PIPE_BYTES = 1 << 20
-"""Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
-_PIECE = 1 << 10
-"""Bytes read at a time: they may be as many lines, and each costs some microseconds."""
 _MAX_STAT = 4096
 
 _SECOND_LOOK = 0.05
@@ -73,31 +67,24 @@ class Process:
     ) -> None:
         self.pid = pid
         self.pid_fd = pid_fd
-        self.log_fd = log_fd
+        self._log = LogPipe(log_fd, keep=outlives_llamad, share=share or Share())
         self.stat_fd = stat_fd
         self._is_child = is_child
         self._group = group
         self._mark = mark
         self._on_close = on_close
-        self._read = peek if outlives_llamad else os.read
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
-        self._on_output: Callable[[bytes], None] | None = None
-        self._log_open = False
-        self._share = share or Share()
-        self._resuming: asyncio.TimerHandle | None = None
-        """While it writes more than there is time to read."""
-        self._exit: Exit | None = None
-        self._rest = 0
-        """Bytes that are read after its end."""
         self._status_tries = 20
+
+    @property
+    def log_fd(self) -> int:
+        """The reading end of its log pipe; -1: closed."""
+        return self._log.fd
 
     def attach(self, on_output: Callable[[bytes], None]) -> None:
         """Start to read its output and to watch for its end."""
-        self._on_output = on_output
-        os.set_blocking(self.log_fd, False)
-        self._loop.add_reader(self.log_fd, self._read_some)
-        self._log_open = True
+        self._log.attach(on_output)
         self._loop.add_reader(self.pid_fd, self._on_end)
 
     def terminate(self) -> None:
@@ -146,7 +133,7 @@ class Process:
 
     def close(self) -> None:
         """Let go of the descriptors; the process is not touched."""
-        self._close_log()
+        self._log.close()
         if self.pid_fd >= 0:
             self._loop.remove_reader(self.pid_fd)
             os.close(self.pid_fd)
@@ -182,45 +169,6 @@ class Process:
         if not self.ended.done():
             send_signal(self.pid_fd, number)
 
-    def _read_some(self) -> None:
-        """Read for a turn; one who writes more than that is read on once all had their share of the loop's time."""
-        spent = self._read_for_a_turn()
-        wait = self._share.spend(spent, time.monotonic())
-        if wait and self._log_open and self._exit is None:
-            self._loop.remove_reader(self.log_fd)
-            self._resuming = self._loop.call_later(wait, self._resume)
-
-    def _resume(self) -> None:
-        self._resuming = None
-        self._loop.add_reader(self.log_fd, self._read_some)
-
-    def _read_for_a_turn(self) -> float:
-        """Processor time it took."""
-        began, spent = time.thread_time(), 0.0
-        while self._log_open and spent < TURN and self._read_piece():
-            spent = time.thread_time() - began
-        return time.thread_time() - began
-
-    def _read_piece(self) -> bool:
-        """Whether something was there."""
-        try:
-            data = self._read(self.log_fd, _PIECE)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if not is_lack(error):
-                raise
-            return False  # no descriptor is left to look into the pipe with: what is there stays there
-        if not data:  # the child closed its end; it may live on
-            self._close_log()
-            return False
-        assert self._on_output is not None
-        self._on_output(data)
-        self._rest -= len(data)
-        if self._read is peek:
-            drop(self.log_fd, len(data))
-        return True
-
     def _on_end(self) -> None:
         if self.pid_fd < 0:
             return  # let go of meanwhile
@@ -230,36 +178,12 @@ class Process:
             self._status_tries -= 1  # who reaps it is not us: the kernel tells its status once that is done
             self._loop.call_later(0.01, self._on_end)
             return
-        self._exit = _reap(self.pid_fd, is_child=self._is_child)
-        self._rest = PIPE_BYTES  # whoever else still writes is not waited for
-        if self._resuming is not None:
-            self._resuming.cancel()
-        elif self._log_open:
-            self._loop.remove_reader(self.log_fd)
-        self._read_the_rest()
+        ended = _reap(self.pid_fd, is_child=self._is_child)
+        self._log.finish(lambda: self._tell_end(ended))
 
-    def _read_the_rest(self) -> None:
-        """Its last lines name the cause: they are read before its end is told, in turns like all others."""
-        self._resuming = None
-        before = self._rest
-        self._read_for_a_turn()
-        if self._log_open and before != self._rest and self._rest > 0:
-            self._resuming = self._loop.call_later(TURN, self._read_the_rest)
-            return
-        self._close_log()
-        if not self.ended.done() and self._exit is not None:
-            self.ended.set_result(self._exit)
-
-    def _close_log(self) -> None:
-        if self._resuming is not None:
-            self._resuming.cancel()
-            self._resuming = None
-        if self.log_fd >= 0:
-            if self._log_open:
-                self._loop.remove_reader(self.log_fd)
-            os.close(self.log_fd)
-            self.log_fd = -1
-            self._log_open = False
+    def _tell_end(self, ended: Exit) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ended)
 
 
 def _reap(pid_fd: int, *, is_child: bool) -> Exit:

@@ -159,7 +159,7 @@ async def test_output_that_was_closed_before_it_was_stored_is_not_stored(
     launcher = ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), notifier)
     fill(notifier)
     async with launched(launcher, sleeper(tmp_path)) as process:
-        process._close_log()
+        process._log.close()
         manager.pump()
         launcher.store_again()
         manager.pump()
@@ -289,7 +289,7 @@ async def test_an_adopted_child_is_in_the_ledger_and_in_its_group_again(
 async def test_all_children_share_the_loops_time_for_their_output(tmp_path: Path) -> None:
     launcher = ProcessLauncher(Ledger(tmp_path / "l"), Groups(None), None)
     async with launched(launcher, sleeper(tmp_path)) as child:
-        assert child._share is launcher._share
+        assert child._log._share is launcher._share
 
 
 async def test_a_disk_that_takes_no_ledger_does_not_end_a_child(
