@@ -86,7 +86,12 @@ def _open_fault(path: Path, environ: Mapping[str, str], error: OSError) -> FileF
         return FileFault("missing", path, "is not there", _missing_hint(path, environ))
     if isinstance(error, PermissionError):
         return FileFault("unreadable", path, "cannot be read: permission denied", unreadable_hint(path, environ))
-    if error.errno in (errno.EINVAL, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):  # no disk mends these
+    if error.errno in (
+        errno.EINVAL,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    ):  # no other look will find it better
         return FileFault("unreadable", path, words)
     return FileFault("unreadable", path, words, "look at the disk", passing=True)
 

@@ -339,6 +339,9 @@ class _Load:
         given = given_options(options, config.args, config.extra_args)
         found = argument_problems(options, config.args, config.extra_args)
         found += variable_problems(options, config.env, given, own)
+        secret = dict.fromkeys(config.env_credentials, "")  # whose values nobody has to know here
+        names = variable_problems(options, secret, given, frozenset(secret))
+        found += [replace(one, path=("env_credentials", *one.path[1:])) for one in names if one.at_key]
         for one in found:
             self.problems.append(server.found(one))
         return {one.path[:2] for one in found if one.kind is not ProblemKind.REMARK}

@@ -25,7 +25,7 @@ Said = tuple[int, int, str]
 
 
 def syntax_problem(file: Path, text: str, error: yaml.YAMLError) -> Problem:
-    """Why `text` is no YAML, in an operator's words and at the place to mend; in the parser's words where it is none of
+    """Why `text` is no YAML, in an operator's words and at the place to correct; in the parser's words where it is none of
     the usual mistakes.
     """
     if isinstance(error, yaml.MarkedYAMLError):
