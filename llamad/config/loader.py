@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamad.config.argv import argument_problems, given_options
 from llamad.config.checks import (
     PROGRAM_WORDS,
     Written,
@@ -19,11 +18,11 @@ from llamad.config.files import Files, parse, read_disk
 from llamad.config.keyfiles import where_keys_are
 from llamad.config.merging import SOURCES, merge_files, with_defaults
 from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
-from llamad.config.options import Binary, BinaryError, probe_binary
+from llamad.config.options import Binary
 from llamad.config.problems import Position, Problem, ProblemKind
-from llamad.config.serverfiles import model_file, server_files
+from llamad.config.programs import Programs
+from llamad.config.serverargs import model_file, server_files, server_findings
 from llamad.config.values import PATTERN_WORDS
-from llamad.config.variables import variable_problems
 from llamad.config.wording import Elsewhere, Typed, not_a_mapping, typed
 from llamad.config.world import Reader, credential_problems, device_problems, file_problems, has_api_keys
 from llamad.config.yamltree import Node, mapping
@@ -146,8 +145,7 @@ class _Load:
         self._reader = reader
         self._top = top
         self._accepted = accepted
-        self._probed: dict[tuple[str, tuple[tuple[str, str], ...]], Binary | BinaryError] = {}
-        self._silent: dict[str, BinaryError] = {}
+        self._programs = Programs(dirs.cache / OPTIONS_CACHE, reader.environ)
 
     def run(self) -> Config:
         """The configuration, with defaults in the place of what was wrong."""
@@ -244,7 +242,7 @@ class _Load:
             env = server.get("env")
             variables = {name: one.node.text for name, one in env.entries.items()} if env is not None else {}
             sound = isinstance(program, str) and is_program(program)
-            binary = self._probe(str(program), variables) if sound else None
+            binary = self._programs.ask(str(program), variables) if sound else None
             known = isinstance(binary, Binary) and binary.options.find(key) is not None
             return "it is an option of llama-server, and belongs below args:" if known else None
 
@@ -294,7 +292,7 @@ class _Load:
         self.problems += device_problems(server, self._reader)
         program = server.config.llama_server or head.value.llama_server
         sound = is_program(program) and server.fine("llama_server") and "llama_server" not in head.bad
-        binary = self._probe(program, server.config.env) if sound else None
+        binary = self._programs.ask(program, server.config.env) if sound else None
         files = model_file(server.config)
         if isinstance(binary, Binary):
             self.binaries[server.name] = binary
@@ -317,31 +315,10 @@ class _Load:
             return default.position, "defaults.llama_server"
         return (self._top.get("llama_server") or self._top).position, "llama_server"
 
-    def _probe(self, program: str, env: Mapping[str, str]) -> Binary | BinaryError:
-        """One that did not answer in time is not asked again in another environment: a start has its own time limit."""
-        if program in self._silent:
-            return self._silent[program]
-        asked = (program, tuple(sorted(env.items())))
-        if asked not in self._probed:
-            try:
-                cache = self._dirs.cache / OPTIONS_CACHE
-                self._probed[asked] = probe_binary(program, cache=cache, environ=self._reader.environ, env=env)
-            except BinaryError as error:
-                self._probed[asked] = error
-                if error.passing:
-                    self._silent[program] = error
-        return self._probed[asked]
-
     def _check_arguments(self, server: Written, binary: Binary) -> set[tuple[str | int, ...]]:
         """What the binary makes of a server's arguments; the first two steps of each path that is wrong."""
-        config, options = server.config, binary.options
-        own = frozenset(entry for entry in config.env if server.own.get("env", entry) is not None)
-        given = given_options(options, config.args, config.extra_args)
-        found = argument_problems(options, config.args, config.extra_args)
-        found += variable_problems(options, config.env, given, own)
-        secret = dict.fromkeys(config.env_credentials, "")  # whose values nobody has to know here
-        names = variable_problems(options, secret, given, frozenset(secret))
-        found += [replace(one, path=("env_credentials", *one.path[1:])) for one in names if one.at_key]
+        own = frozenset(name for name in server.config.env if server.own.get("env", name) is not None)
+        found = server_findings(server.config, own, binary.options)
         for one in found:
             self.problems.append(server.found(one))
         return {one.path[:2] for one in found if one.kind is not ProblemKind.REMARK}

@@ -25,8 +25,8 @@ Said = tuple[int, int, str]
 
 
 def syntax_problem(file: Path, text: str, error: yaml.YAMLError) -> Problem:
-    """Why `text` is no YAML, in an operator's words and at the place to correct; in the parser's words where it is none of
-    the usual mistakes.
+    """Why `text` is no YAML, in an operator's words and where the mistake is; in the parser's words where it is none of
+    the usual ones.
     """
     if isinstance(error, yaml.MarkedYAMLError):
         line, column, words = _said(text, error)

@@ -13,7 +13,7 @@ from llamad.config.argv import arguments, given_options
 from llamad.config.model import LimitsConfig, ServerConfig
 from llamad.config.optionfiles import NamedFile
 from llamad.config.options import Binary, OptionTable
-from llamad.config.serverfiles import server_files
+from llamad.config.serverargs import server_files
 from llamad.config.variables import inherited, option_of, with_cache, with_paths
 from llamad.host.address import Address, TcpAddress, UnixAddress
 from llamad.host.devices import device_environment

@@ -11,7 +11,7 @@ from pathlib import Path
 from llamad.config.filefaults import file_fault, parts_of
 from llamad.config.model import ServerConfig
 from llamad.config.optionfiles import NamedFile, Use
-from llamad.config.serverfiles import model_file
+from llamad.config.serverargs import model_file
 from llamad.errors import LlamadError
 from llamad.host.address import UNIX_PATH_LIMIT, Address, UnixAddress
 from llamad.host.files import status
