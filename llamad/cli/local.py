@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamad.control.client import Client, Document
 
 
+_NOBODY = "no llamad answers"
 _VIEWS = {
     "llamad": "as the running llamad sees it",
     "service": "as its service would see it",
@@ -32,7 +33,7 @@ def check(file: Path | None, default: Path, client: "Client", *, as_json: bool) 
     """
     report, why = _as_llamad_sees_it(file, client)
     if report is None:
-        report = _as_seen_here(file or default)
+        report = _as_seen_here(file or default, alone=why == _NOBODY)
     if as_json:
         print(json.dumps(report, indent=2))
         return int(report["exit_code"])
@@ -49,7 +50,7 @@ def _as_llamad_sees_it(file: Path | None, client: "Client") -> "tuple[Document |
     try:
         return client.post("check", body=None if file is None else files_of(file)), None
     except UnavailableError:
-        return None, "no llamad answers"
+        return None, _NOBODY
     except LlamadError as error:
         not_allowed = error.exit_code == ExitCode.NOT_ALLOWED
         return None, "you may not ask llamad" if not_allowed else f"llamad was not asked: {error.message}"
@@ -69,12 +70,15 @@ def files_of(file: Path) -> "Document":
     return {"file": str(files.main), "files": contents}
 
 
-def _as_seen_here(file: Path) -> "Document":
+def _as_seen_here(file: Path, *, alone: bool) -> "Document":
+    """What this process sees; `alone`: no llamad runs, whose ports could be taken for somebody else's."""
     from llamad.config.keyfiles import where_keys_are
     from llamad.config.loader import load
     from llamad.config.problems import ProblemKind
     from llamad.config.verdict import Verdict
+    from llamad.gateway.bind import listen_problems
     from llamad.gateway.keys import load_keys
+    from llamad.host.address import UnixAddress
 
     user = service_user(file, uid=os.geteuid())
     if user is not None:  # root runs no program that the service's user may have put there
@@ -84,6 +88,9 @@ def _as_seen_here(file: Path) -> "Document":
     config, problems = loaded.config, loaded.problems
     if config is not None and not any(problem.path == "gateway.api_keys_file" for problem in problems):
         problems += tuple(load_keys(config.gateway, key_files)[1])
+    if config is not None and alone:  # the folder of a unix socket may be one that the service makes
+        sockets = [one for one in config.gateway.listen if isinstance(one, UnixAddress)]
+        problems += tuple(listen_problems(loaded, dict.fromkeys(sockets, ())))
     # no llamad runs that could refuse more than this
     refused = tuple(one for one in problems if one.kind in (ProblemKind.TEXT, ProblemKind.OPTION))
     servers = () if config is None else tuple(config.servers)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def a_file(folder: Path, servers: str) -> Path:
+def a_file(folder: Path, servers: str, listen: str = "null") -> Path:
     file = folder / "llamad.yaml"
-    file.write_text(f"llama_server: {folder}/llama-server\nservers:\n{servers}")
+    file.write_text(f"llama_server: {folder}/llama-server\nservers:\n{servers}gateway: {{listen: {listen}}}\n")
     return file
 
 
@@ -66,6 +67,25 @@ def test_a_model_that_is_not_there_is_accepted_and_1(folder: Path, capsys: Captu
     err = capsys.readouterr().err
     assert "gone.gguf" in err
     assert err.splitlines()[-1].startswith("1 problem: the configuration is accepted all the same, ")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("TAKEN", "something else listens there"),
+        ("192.0.2.1:8080", "this machine does not have that IP address"),
+        ("unix:/run/somewhere/that/the/service/makes.sock", None),
+    ],
+)
+def test_what_cannot_be_listened_on_is_accepted_and_1(
+    folder: Path, capsys: Captured, address: str, why: str | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = address.replace("TAKEN", f"127.0.0.1:{other.getsockname()[1]}")
+        file = a_file(folder, f"  a: {{model: {folder}/m.gguf}}\n", f"'{address}', insecure: true")
+        assert main(["check", str(file)]) == (0 if why is None else 1)
+        err = capsys.readouterr().err
+        assert why is None or f"{file}:4:19: gateway.listen: cannot listen on {address}: {why}" in err
 
 
 def test_the_file_at_fault_is_the_one_that_is_named(folder: Path, capsys: Captured) -> None:
