@@ -117,7 +117,8 @@ async def prepare(key: ReplicaKey, launch: Launch, around: Around) -> Prepared:
     failure = await aside(around.inspect, launch)
     if failure is not None:
         raise CannotStartError(failure)
-    if launch.gpus_asked and (gpus := await around.list_gpus(launch)) is not None and not gpus:
+    local = launch.gpus_asked and not launch.uses_rpc  # those of other hosts are in no list
+    if local and (gpus := await around.list_gpus(launch)) is not None and not gpus:
         raise CannotStartError(gpu_missing())
     try:
         secrets = {name: await aside(around.secret, credential) for name, credential in launch.credentials}

@@ -9,6 +9,7 @@ import pytest
 from llamad.host.address import UnixAddress
 from llamad.host.pidfd import Exit
 from llamad.servers.board import Failure
+from llamad.servers.command import Launch
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from tests.builders import a_launch
@@ -155,11 +156,12 @@ def test_no_start_where_the_program_sees_no_gpu_and_one_was_asked_for(gpus: list
     tell(story)
 
 
-def test_no_program_is_asked_for_gpus_that_nobody_wants() -> None:
+@pytest.mark.parametrize("launch", [a_launch(), a_launch(gpus_asked=True, arguments=("--rpc", "h:1"))])
+def test_no_program_is_asked_for_gpus_that_nobody_wants_or_others_have(launch: Launch) -> None:
     async def story() -> None:
         with a_world() as world:
             world.gpus_at_first = []
-            async with supervised(world) as one:
+            async with supervised(world, launch) as one:
                 await one.until(State.READY)
 
     tell(story)
