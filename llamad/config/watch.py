@@ -8,8 +8,9 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISLNK
 
 import watchfiles
 
@@ -158,7 +159,8 @@ async def settled(files: Callable[[], Iterable[Path]], writers: Writers) -> Mark
 def _look(files: Callable[[], Iterable[Path]], written: frozenset[Path]) -> tuple[Marks, bool]:
     """How the files look, and whether somebody writes to one."""
     paths = list(files())
-    return _marks(paths), bool(written) and any(path in written or _real(path) in written for path in paths)
+    is_written = bool(written) and (not written.isdisjoint(paths) or any(_real(path) in written for path in paths))
+    return _marks(paths), is_written
 
 
 def _difference(before: Marks, now: Marks) -> Saved:
@@ -187,9 +189,30 @@ def _may_enter(folder: Path) -> bool:
 
 
 def _marks(files: Iterable[Path]) -> Marks:
-    looks = ((path, _status(path)) for path in files)
+    """One look a folder: a thread for every file would be slow on a busy machine."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in files:
+        by_folder.setdefault(path.parent, []).append(path)
+    looks: dict[Path, os.stat_result | None] = {}
+    for folder, paths in by_folder.items():
+        try:
+            looks |= within(folder, partial(_looks, paths))
+        except OSError:  # the folder's disk does not answer: whoever reads it says so
+            continue
+        looks |= {path: _status(path) for path in paths if (look := looks[path]) and S_ISLNK(look.st_mode)}
     return {
         path: (look.st_ino, look.st_size, look.st_mtime_ns, look.st_ctime_ns)
-        for path, look in looks
+        for path, look in looks.items()
         if look is not None
     }
+
+
+def _looks(files: Iterable[Path]) -> dict[Path, os.stat_result | None]:
+    """How files of one folder look; a link itself, since what it leads to may be on a disk that does not answer."""
+    found: dict[Path, os.stat_result | None] = {}
+    for path in files:
+        try:
+            found[path] = path.lstat()
+        except OSError:  # it is not there, which is all that a mark tells
+            found[path] = None
+    return found
