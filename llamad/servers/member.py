@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llamad.host.address import Address, parse_url
-from llamad.host.threads import aside
 from llamad.servers.around import Around
 from llamad.servers.backoff import Retry
 from llamad.servers.board import Failure, Replica, ReplicaKey
@@ -19,6 +18,7 @@ from llamad.servers.external import ExternalWatcher
 from llamad.servers.leftovers import Adopted
 from llamad.servers.output import Output
 from llamad.servers.plan import Intent
+from llamad.servers.starting import pointless
 from llamad.servers.state import State
 from llamad.servers.supervisor import Supervisor
 from llamad.servers.traffic import Traffic
@@ -256,7 +256,7 @@ class Member:
     async def _pointless(self, launch: Launch | Failure | Address) -> Failure | None:
         """Why a new process would not come up, as far as a look tells: then a running one is not ended for it."""
         if isinstance(launch, Launch):
-            return await aside(self._around.inspect, launch)
+            return await pointless(launch, self._around)
         return launch if isinstance(launch, Failure) else None
 
     async def _outcome(self, key: ReplicaKey, wanted_still: Callable[[], bool]) -> State | None:

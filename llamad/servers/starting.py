@@ -112,14 +112,19 @@ def mark(path: Path | None) -> Mark:
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
+async def pointless(launch: Launch, around: Around) -> Failure | None:
+    """Why a new process would not come up, as far as a look tells: at its files, and at the GPUs that it sees."""
+    failure = await aside(around.inspect, launch)
+    if failure is not None or not launch.gpus_asked or launch.uses_rpc:  # GPUs of other hosts are in no list
+        return failure
+    gpus = await around.list_gpus(launch)
+    return None if gpus is None or gpus else gpu_missing()
+
+
 async def prepare(key: ReplicaKey, launch: Launch, around: Around) -> Prepared:
     """Look at the world before a start; CannotStartError names what is missing."""
-    failure = await aside(around.inspect, launch)
-    if failure is not None:
+    if (failure := await pointless(launch, around)) is not None:
         raise CannotStartError(failure)
-    local = launch.gpus_asked and not launch.uses_rpc  # those of other hosts are in no list
-    if local and (gpus := await around.list_gpus(launch)) is not None and not gpus:
-        raise CannotStartError(gpu_missing())
     try:
         secrets = {name: await aside(around.secret, credential) for name, credential in launch.credentials}
     except LlamadError as error:

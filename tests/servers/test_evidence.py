@@ -13,7 +13,7 @@ from llamad.servers.command import Launch
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from tests.builders import a_launch
-from tests.stories import Behaviour, FakeChild, World, a_world, supervised, tell
+from tests.stories import Behaviour, FakeChild, World, a_fleet, a_world, an_intent, by_name, supervised, tell
 
 NO_GPU = "warning: no usable GPU found, --gpu-layers option will be ignored"
 TOO_OLD = "CUDA error: no kernel image is available for execution on the device"
@@ -243,5 +243,22 @@ def test_none_goes_on_without_an_rpc_server_that_it_was_told_to_use(rpc: str | N
                 if not goes_on:
                     assert one.cause == "rpc-server-gone"
                     await one.until(State.READY)
+
+    tell(story)
+
+
+def test_a_running_one_is_not_ended_for_one_that_would_see_no_gpu() -> None:
+    async def story() -> None:
+        with a_world() as world:
+            before = an_intent(launch=a_launch(gpus_asked=True))
+            async with a_fleet(world, before) as fleet:
+                await world.board.wait_for(lambda: [one.state for one in world.board.of("a")] == [State.READY])
+                world.gpus_at_first = []
+                fleet.apply(by_name(an_intent(launch=a_launch(gpus_asked=True, arguments=("--changed",)))))
+                await asyncio.sleep(60)
+                (one,) = world.board.of("a")
+                assert (one.state, len(world.machine.children)) == (State.READY, 1)
+                assert one.last_error is not None
+                assert one.last_error.cause == "gpu-missing"
 
     tell(story)
