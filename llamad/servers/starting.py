@@ -169,6 +169,9 @@ _SPAWN_HINTS = {
 
 
 def spawn_failure(error: OSError) -> Failure:
-    """Why the kernel refused to start a process, as a cause that is tried again."""
+    """Why the kernel refused to start a process, as a cause that is tried again: soon, where the machine lacks what may
+    be there again at any time.
+    """
     hint = _SPAWN_HINTS.get(error.errno or 0)
-    return Failure("cannot-spawn", f"cannot start a process: {error.strerror or error}", hint)
+    message = f"cannot start a process: {error.strerror or error}"
+    return Failure("cannot-spawn", message, hint, passing=error.errno in _SPAWN_HINTS.keys() - {errno.E2BIG})

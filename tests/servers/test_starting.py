@@ -1,5 +1,6 @@
 """The step from "should run" to a running child."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -144,4 +145,6 @@ def end_all(world: World) -> None:
 
 def test_an_error_of_the_kernel_without_a_hint_of_ours_is_told_as_it_is() -> None:
     assert spawn_failure(OSError("odd")).message == "cannot start a process: odd"
+    assert spawn_failure(OSError(errno.EMFILE, "Too many open files")).passing
+    assert not spawn_failure(OSError(errno.E2BIG, "Argument list too long")).passing
     assert spawn_failure(OSError(5, "Input/output error")).hint is None
