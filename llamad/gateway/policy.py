@@ -105,7 +105,8 @@ class Policy:
             return self._cors.preflight(head)
         found = choose(self._names, head, reader, body)
         if type(found) is ToServer:
-            if self._server_keys and (key := self._server_keys.get(found.server)) is not None:
+            key = self._server_keys.get(found.server) if self._server_keys else None
+            if key is not None and found.kind is not _PAGE:  # pages are public there, too, and were asked without a key
                 found.authorization = b"Bearer " + key.encode()
             return found if found.kind is _USE else self._route_passive(found, head, body)
         return self._local.answer(found, head.query) if isinstance(found, Here) else found
@@ -170,7 +171,7 @@ class Policy:
         return out
 
 
-_USE = Kind.USE  # an enum's attributes are slow to get
+_USE, _PAGE = Kind.USE, Kind.PAGE  # an enum's attributes are slow to get
 _UNAUTHORIZED = error_answer(
     401,
     "no API key that llamad knows: send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",

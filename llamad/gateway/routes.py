@@ -59,9 +59,23 @@ class Names:
         self.known = tuple(configs)
         self.only = self.known[0] if len(self.known) == 1 else None
 
+        self._private = frozenset(name for name, config in configs.items() if _serves_a_folder(config))
+
     def find(self, name: str) -> str | None:
         """The server that has this name or alias."""
         return self._servers.get(name)
+
+    def shows(self, server: str | None) -> bool:
+        """Whether the pages of `server` are llama-server's own, which are for everybody."""
+        return server is not None and server not in self._private
+
+
+def _serves_a_folder(config: ServerConfig) -> bool:
+    """Whether `--path` has llama-server show a folder of the operator's, which need not be for everybody."""
+    named = any(name.lstrip("-") == "path" for name in config.args)
+    return (
+        named or "LLAMA_ARG_STATIC_PATH" in config.env or any(word.startswith("--path") for word in config.extra_args)
+    )
 
 
 def is_public(names: Names, head: RequestHead) -> bool:
@@ -72,8 +86,9 @@ def is_public(names: Names, head: RequestHead) -> bool:
         return False
     written, path = _split(head.path)
     if written is None:
-        return _PLACES.get(plain(path)) in _FREE or kind_of("GET", plain(path)) is Kind.PAGE
-    return names.find(unquote(written)) is not None and kind_of("GET", plain(path)) is Kind.PAGE
+        free = _PLACES.get(plain(path)) in _FREE
+        return free or (kind_of("GET", plain(path)) is Kind.PAGE and names.shows(names.only))
+    return names.shows(names.find(unquote(written))) and kind_of("GET", plain(path)) is Kind.PAGE
 
 
 def speaks_anthropic(head: RequestHead) -> bool:

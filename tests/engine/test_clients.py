@@ -154,7 +154,7 @@ def test_openai_embeddings(gpt: openai.OpenAI) -> None:
 
 def test_openai_lists_what_there_is(gpt: openai.OpenAI) -> None:
     names = {one.id for one in gpt.models.list()}
-    assert {"chat", "embed"} <= names
+    assert {"chat", "default", "embed"} <= names
     assert gpt.models.retrieve("chat").id == "chat"
 
 
@@ -236,3 +236,23 @@ def test_anthropic_an_unknown_model_is_not_found(claude: anthropic.Anthropic) ->
     with pytest.raises(anthropic.NotFoundError) as caught:
         claude.messages.create(model="claude-9", max_tokens=8, messages=[{"role": "user", "content": "Hi"}])
     assert "claude-9" in caught.value.message
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["error"]["type"] == "not_found_error"
+    assert caught.value.request_id == caught.value.body["request_id"]
+
+
+def test_anthropic_a_server_that_failed_says_why(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.InternalServerError) as caught:
+        claude.messages.create(model="broken", max_tokens=8, messages=[{"role": "user", "content": "Hi"}])
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["error"]["type"] == "overloaded_error"
+
+
+def test_openai_a_base_url_that_is_wrong_is_told(llamad: Llamad) -> None:
+    url = f"http://127.0.0.1:{llamad.port}/v1/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.NotFoundError) as no,
+    ):
+        client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "Hi"}])
+    assert "did you mean /v1/chat/completions?" in no.value.message

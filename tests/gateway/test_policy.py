@@ -217,6 +217,11 @@ async def test_an_external_server_gets_its_own_key_and_others_none() -> None:
         route = routed(here.policy, a_head(), b'{"model": "ext"}')
         assert isinstance(route, ToServer)
         assert route.authorization == b"Bearer sk-theirs"
+        here.fleet.up("ext")
+        page, props = (routed(here.policy, a_head("GET", f"/servers/ext/{path}")) for path in ("x.js", "props"))
+        assert isinstance(page, ToServer)
+        assert isinstance(props, ToServer)
+        assert (page.authorization, props.authorization) == (None, b"Bearer sk-theirs")
         assert routed(here.policy, a_head(), b'{"model": "a"}') == ToServer("a", "/v1/chat/completions")
 
 

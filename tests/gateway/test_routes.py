@@ -465,7 +465,7 @@ def test_an_upgrade_to_http_2_is_not_taken_up() -> None:
         ("GET", "/", True),
         ("HEAD", "/health", True),
         ("GET", "/v1/health", True),
-        ("GET", "/favicon.ico", True),
+        ("GET", "/favicon.ico", False),
         ("GET", "/servers/qwen", True),
         ("GET", "/servers/qwen/", True),
         ("GET", "/servers/org%2Fmodel/_app/immutable/bundle.CheKa0wg.js", True),
@@ -490,3 +490,24 @@ def test_an_upgrade_to_http_2_is_not_taken_up() -> None:
 )
 def test_only_the_web_ui_and_health_are_public(method: str, path: str, public: bool) -> None:  # noqa: FBT001
     assert is_public(TWO, a_head(method, path)) is public
+
+
+def test_the_only_servers_page_is_public_at_the_root_too() -> None:
+    assert is_public(ONE, a_head("GET", "/favicon.ico"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"args": {"path": "/srv"}},
+        {"args": {"--path": "/srv"}},
+        {"extra_args": ("--path", "/srv")},
+        {"extra_args": ("--path=/srv",)},
+        {"env": {"LLAMA_ARG_STATIC_PATH": "/srv"}},
+    ],
+)
+def test_a_folder_of_the_operators_is_not_public(fields: dict[str, Any]) -> None:
+    names = Names(servers("one", **fields))
+    for path in ("/servers/one/", "/servers/one/x.js", "/x.js"):
+        assert not is_public(names, a_head("GET", path))
+    assert is_public(names, a_head("GET", "/"))
