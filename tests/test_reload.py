@@ -719,3 +719,19 @@ def test_that_a_file_is_gone_for_long_has_nothing_else_read(tmp_path: Path) -> N
             assert len(house.accepted) == count, "it is back: nothing is to be done"
 
     tell(story)
+
+
+def test_a_file_without_servers_may_be_away_too(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house, "s")
+            drop_in.write_text("startup: strict")
+            await house.reloader.reload()
+            drop_in.unlink()
+            await house.saved()
+            await asyncio.sleep(AWAY * 2)
+            startups = [config.startup for config in house.accepted]
+            assert startups[-3:] == ["strict", "strict", "settle"], "it counted while it was away for a moment"
+
+    tell(story)
