@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from llamad.host.address import Address, UnixAddress
-from llamad.host.connecting import connected
+from llamad.host.connecting import connected, handed_over
 from llamad.host.descriptors import is_lack
 from llamad.host.keepalive import bound_sending, watch_peer
 
@@ -184,7 +184,7 @@ class Pool:
         loop, address = asyncio.get_running_loop(), self.address
         if isinstance(address, UnixAddress):
             sock = await connected(address.path)
-            await loop.create_unix_connection(lambda: upstream, sock=sock)
+            await handed_over(loop.create_unix_connection(lambda: upstream, sock=sock))
         else:
             await loop.create_connection(lambda: upstream, address.host, address.port)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
+from llamad.host.connecting import handed_over
 from llamad.host.descriptors import is_lack, own_limit
 
 BACKLOG = 4096
@@ -93,12 +94,9 @@ class Acceptor:
 
     async def _hand_on(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._serve, connection)
+            await handed_over(self._loop.connect_accepted_socket(self._serve, connection))
         except OSError:  # it is over before it began, and its client sees that
             connection.close()
-        except BaseException:
-            connection.close()
-            raise
 
     def _pause(self) -> None:
         self._loop.remove_reader(self.sock)

@@ -1,10 +1,33 @@
-"""Connecting to a unix socket whose server lets few wait."""
+"""Connecting to a unix socket whose server lets few wait, and handing a socket over to the loop."""
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
+_T = TypeVar("_T", bound=asyncio.BaseTransport)
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _PAUSE = 0.005
+
+
+async def handed_over(making: Coroutine[Any, Any, tuple[_T, _P]]) -> tuple[_T, _P]:
+    """What makes a transport of a socket that is there (`create_unix_connection(sock=)`, `connect_accepted_socket`).
+    Whoever cancels this waits the one turn of the loop that it takes: cancelled itself, uvloop closes the descriptor
+    and leaves it to the socket as well, which closes the number again, whosever it is by then.
+    """
+    task = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_close)
+        await asyncio.wait((task,))
+        raise
+
+
+def _close(task: asyncio.Task[tuple[_T, _P]]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].close()
 
 
 async def connected(path: Path) -> socket.socket:

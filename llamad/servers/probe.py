@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, cast
 import httptools
 
 from llamad.host.address import Address, UnixAddress
-from llamad.host.connecting import connected
+from llamad.host.connecting import connected, handed_over
 from llamad.host.descriptors import is_lack
 
 MAX_BODY = 4 << 20
@@ -162,7 +162,8 @@ async def send(
             async with asyncio.timeout(timeout):
                 if isinstance(address, UnixAddress):
                     sock = await connected(address.path)
-                    transport, _ = await loop.create_unix_connection(lambda: _Exchange(request, answer), sock=sock)
+                    making = loop.create_unix_connection(lambda: _Exchange(request, answer), sock=sock)
+                    transport, _ = await handed_over(making)
                 else:
                     transport, _ = await loop.create_connection(
                         lambda: _Exchange(request, answer), address.host, address.port

@@ -22,7 +22,7 @@ class Report:
     def promise(self, what: str, *, kept: bool, seen: object = "") -> None:
         """A promise, and whether it was kept; `seen` tells what was there instead."""
         if not kept:
-            self.broken.append(f"{what}: {seen}"[:1000])
+            self.broken.append(f"{what}: {seen}"[:3000])
 
     def none_lost(self, what: str, tally: Tally, *, at_least: int) -> None:
         """Everything was answered, and that was not nothing."""

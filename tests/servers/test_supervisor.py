@@ -13,6 +13,7 @@ from llamad.host.address import UnixAddress
 from llamad.host.pidfd import Exit
 from llamad.servers import starting
 from llamad.servers.board import Failure
+from llamad.servers.ending import Ending
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from tests.builders import a_launch
@@ -511,5 +512,25 @@ def test_an_order_in_the_last_moments_of_a_life_is_not_lost(when: str) -> None:
                 began = loop.time()
                 await one.until(State.READY)
                 assert loop.time() - began < 20
+
+    tell(story)
+
+
+@pytest.mark.parametrize("where", ["gracefully", "_let_go", "_note_exit"])
+def test_a_bug_on_the_way_out_keeps_nobody(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is stopped ends, whatever goes wrong meanwhile: else whoever stops it waits for ever."""
+
+    async def story() -> None:
+        with a_world() as world:
+            async with supervised(world) as one:
+                await one.until(State.READY)
+                usual = getattr(Ending, where)
+
+                def broken(ending: Ending, *args: Any) -> None:
+                    if where != "gracefully":
+                        usual(ending, *args)
+                    raise KeyError(where)
+
+                monkeypatch.setattr(Ending, where, broken)
 
     tell(story)

@@ -1,0 +1,57 @@
+"""A socket that is handed over to the loop is closed once, at whatever instant somebody loses interest."""
+
+import asyncio
+import gc
+import os
+import socket
+
+import pytest
+import uvloop
+
+from llamad.host.connecting import handed_over
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_descriptor_is_closed_once_whoever_cancels(loop: object, turns: int, accepted: bool) -> None:  # noqa: FBT001
+    async def story() -> None:
+        running = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        number = ours.fileno()
+
+        async def make(sock: socket.socket) -> None:
+            if accepted:
+                making = running.connect_accepted_socket(asyncio.Protocol, sock)
+            else:
+                making = running.create_unix_connection(asyncio.Protocol, sock=sock)
+            transport, _ = await handed_over(making)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                transport.close()
+
+        task = asyncio.ensure_future(make(ours))
+        del ours
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        del task
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()
+        fresh = os.open("/dev/null", os.O_RDONLY)
+        try:
+            assert fresh == number, "it was closed"
+            for _ in range(5):
+                await asyncio.sleep(0)
+            gc.collect()
+            os.fstat(fresh)
+        finally:
+            os.close(fresh)
+            theirs.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
+        runner.run(story())
