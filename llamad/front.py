@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -66,7 +67,8 @@ class Front:
         self._keys = NO_KEYS
         self._accepted: Config | None = None
         self._news = asyncio.Event()
-        self._stored: set[str] = set()
+        self._stored: dict[str, tuple[int, ...]] = {}
+        """Sockets that systemd keeps, by the name it knows them by: which they are."""
         self._gateway: Gateway | None = None
         self.problem: str | None = None
 
@@ -188,12 +190,14 @@ class Front:
             log.exception("a bug in llamad: the gateway follows the configuration in part only", extra={"event": "bug"})
 
     def _store(self, descriptors: dict[str, list[int]]) -> None:
-        for name in self._stored - descriptors.keys():
+        """Have systemd keep these sockets and no others; an address that went and came back has another socket."""
+        there = {name: tuple(os.fstat(fd).st_ino for fd in fds) for name, fds in descriptors.items() if fds}
+        for name in [one for one, kept in self._stored.items() if there.get(one) != kept]:
             self._notifier.remove(name)
-            self._stored.discard(name)
-        for name in descriptors.keys() - self._stored:
-            if descriptors[name] and self._notifier.store(name, *descriptors[name], poll=False):
-                self._stored.add(name)
+            del self._stored[name]
+        for name in there.keys() - self._stored.keys():
+            if self._notifier.store(name, *descriptors[name], poll=False):
+                self._stored[name] = there[name]
 
     def _report(self, problem: str | None) -> None:
         self.problem = problem

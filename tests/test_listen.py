@@ -12,7 +12,8 @@ import pytest
 
 from llamad.control.client import RefusedError
 from llamad.errors import ExitCode
-from llamad.gateway.listen import descriptor_name
+from llamad.gateway.listen import STORED, descriptor_name
+from llamad.gateway.socketunit import listens
 from llamad.host.address import TcpAddress
 from tests.llamads import Llamad, a_llamad
 from tests.service_manager import service_manager
@@ -134,6 +135,15 @@ def test_what_systemd_keeps_of_an_old_address_takes_no_client(port: int) -> None
             for _ in range(20):
                 assert answers(port)  # whatever systemd has done by now
             one.log_file.write_text("")
+        now = descriptor_name(TcpAddress("0.0.0.0", port))
+
+        def kept() -> bool:
+            """It keeps the one that listens now."""
+            manager.pump()
+            stored = {name: fds for name, fds in manager.stored.items() if name.startswith(STORED)}
+            return list(stored) == [now] and [listens(fd) for fd in stored[now]] == [True]
+
+        wait_until(kept)
         assert one.end() == 0
 
 
