@@ -184,7 +184,7 @@ class Pool:
         loop, address = asyncio.get_running_loop(), self.address
         if isinstance(address, UnixAddress):
             sock = await connected(address.path)
-            await handed_over(loop.create_unix_connection(lambda: upstream, sock=sock))
+            await handed_over(loop.create_unix_connection(lambda: upstream, sock=sock), sock)
         else:
             await loop.create_connection(lambda: upstream, address.host, address.port)
 

@@ -94,7 +94,7 @@ class Acceptor:
 
     async def _hand_on(self, connection: socket.socket) -> None:
         try:
-            await handed_over(self._loop.connect_accepted_socket(self._serve, connection))
+            await handed_over(self._loop.connect_accepted_socket(self._serve, connection), connection)
         except OSError:  # it is over before it began, and its client sees that
             connection.close()
 

@@ -11,18 +11,26 @@ _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _PAUSE = 0.005
 
 
-async def handed_over(making: Coroutine[Any, Any, tuple[_T, _P]]) -> tuple[_T, _P]:
-    """What makes a transport of a socket that is there (`create_unix_connection(sock=)`, `connect_accepted_socket`).
-    Whoever cancels this waits the one turn of the loop that it takes: cancelled itself, uvloop closes the descriptor
-    and leaves it to the socket as well, which closes the number again, whosever it is by then.
+async def handed_over(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.socket) -> tuple[_T, _P]:
+    """What makes a transport of `sock` (`create_unix_connection(sock=)`, `connect_accepted_socket`); nobody but that
+    transport closes its descriptor. Where the hand-over is cancelled, or the transport is closed before it ends, uvloop
+    closes the descriptor and leaves it to `sock` as well, which closes the number again, whosever it is by then. So it
+    is not cancelled: whoever cancels this waits the one turn of the loop that it takes.
     """
-    task = asyncio.ensure_future(making)
+    task = asyncio.ensure_future(_given_away(making, sock))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.add_done_callback(_close)
         await asyncio.wait((task,))
         raise
+
+
+async def _given_away(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.socket) -> tuple[_T, _P]:
+    made = await making
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop, which has the number by now
+        sock.detach()
+    return made
 
 
 def _close(task: asyncio.Task[tuple[_T, _P]]) -> None:

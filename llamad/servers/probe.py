@@ -163,7 +163,7 @@ async def send(
                 if isinstance(address, UnixAddress):
                     sock = await connected(address.path)
                     making = loop.create_unix_connection(lambda: _Exchange(request, answer), sock=sock)
-                    transport, _ = await handed_over(making)
+                    transport, _ = await handed_over(making, sock)
                 else:
                     transport, _ = await loop.create_connection(
                         lambda: _Exchange(request, answer), address.host, address.port

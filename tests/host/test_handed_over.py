@@ -10,6 +10,8 @@ import uvloop
 
 from llamad.host.connecting import handed_over
 
+uvloop.new_event_loop().close()  # the first one of a process opens a pipe that stays
+
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
@@ -26,7 +28,7 @@ def test_a_descriptor_is_closed_once_whoever_cancels(loop: object, turns: int, a
                 making = running.connect_accepted_socket(asyncio.Protocol, sock)
             else:
                 making = running.create_unix_connection(asyncio.Protocol, sock=sock)
-            transport, _ = await handed_over(making)
+            transport, _ = await handed_over(making, sock)
             try:
                 await asyncio.sleep(60)
             finally:
