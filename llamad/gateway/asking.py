@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from llamad.gateway.merge import merge
+from llamad.host.threads import aside
 from llamad.servers.board import Replica, ReplicaKey
 from llamad.servers.probe import ProbeAnswer, ProbeError, Prober
 
@@ -14,6 +16,9 @@ ASK_TIMEOUT = 2.0
 MAX_REPORTS = 1024
 AT_ONCE = 16
 """Servers asked at the same time."""
+MOST_META, LONGEST_META = 64, 200
+"""Figures that a model is shown with, and characters that each may have."""
+_LARGEST = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Asker:
             up.append(f'llamad_scrape_up{{server="{key.server}",replica="{key.index}"}} {int(good)}')
             if answer is not None and good:
                 parts.append((labels, answer.body.decode("utf-8", "replace")))
-        return "".join(f"{line}\n" for line in (up if targets else ())).encode() + merge(parts)
+        return "".join(f"{line}\n" for line in (up if targets else ())).encode() + await aside(merge, parts)
 
     async def _ask_all(self, questions: Iterable[tuple[Target, str]]) -> list[ProbeAnswer | None]:
         """Answers in the order of the questions; None where none came in time."""
@@ -97,7 +102,23 @@ def _report(models: Any, props: Any) -> Report:
     listed = _get(models, "data")
     meta = _get(listed[0], "meta") if isinstance(listed, list) and listed else None
     context = _get(_get(props, "default_generation_settings"), "n_ctx")
-    return Report(context if type(context) is int else None, meta if isinstance(meta, dict) else None)
+    usable = type(context) is int and 0 < context < _LARGEST
+    return Report(context if usable else None, _figures(meta) if isinstance(meta, dict) else None)
+
+
+def _figures(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of `meta` can stand in a list that others' models are in, too."""
+    good = ((name, value) for name, value in meta.items() if len(name) <= LONGEST_META and _is_figure(value))
+    return dict(islice(good, MOST_META))
+
+
+def _is_figure(value: Any) -> bool:
+    match value:
+        case str():
+            return len(value) <= LONGEST_META
+        case int() | float():
+            return abs(value) < _LARGEST
+    return value is None
 
 
 def _get(document: Any, name: str) -> Any:

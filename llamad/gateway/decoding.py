@@ -48,14 +48,15 @@ class Decoder:
         """Undo about a megabyte more. MalformedError 400 where it is broken, 413 where it gets too large."""
         inflate = self._inflate
         try:
-            self.body += inflate.decompress(self._left, _PIECE)
+            piece = inflate.decompress(self._left, _PIECE)
         except zlib.error:
             raise self._broken("broken") from None
+        self.body += piece
         if len(self.body) > self._limit:
             raise too_large(self._limit)
         self._left = inflate.unconsumed_tail
         if not inflate.eof:
-            if not self._left:
+            if not self._left and len(piece) < _PIECE:  # a full piece: zlib may hold the rest of what it took
                 raise self._broken("not complete")
             return
         self._left = inflate.unused_data

@@ -18,6 +18,8 @@ MIN_CORES = 0.02
 """Less than this share of a core is what answering probes costs."""
 COMPUTING = 12
 """How many times `load_stall_timeout` a load may compute without any other sign."""
+MAX_SLOTS = 1024
+"""More than any llama-server has."""
 _TOO_LARGE = 1 << 63
 """JSON has integers of any length; arithmetic with floats has not."""
 _GROWTH_BYTES = 1 << 20
@@ -93,8 +95,8 @@ class Slot:
 
 
 def read_slots(document: Any) -> tuple[Slot, ...] | None:
-    """`/slots` as values; None where the server does not give them (an error object, `--no-slots`, an empty list)."""
-    if not isinstance(document, Sequence) or isinstance(document, str) or not document:
+    """`/slots` as values; None where the server does not give them (an error, `--no-slots`, no slots, nonsense)."""
+    if not isinstance(document, list) or not 0 < len(document) <= MAX_SLOTS:
         return None
     slots = []
     for position, entry in enumerate(document):

@@ -18,6 +18,8 @@ from llamad.host.descriptors import is_lack
 
 MAX_BODY = 4 << 20
 """Bytes an answer may have; `/slots` with long prompts is the largest."""
+MAX_VALUES = 200_000
+"""Values an answer in JSON may have: reading more would hold the loop up, and no llama-server has as many to tell."""
 TICK = 0.05
 """Seconds between two looks at whether the loop is on time, while a probe waits."""
 MOST_LATE, LEAST_LATE = 0.25, 0.1
@@ -44,11 +46,18 @@ class ProbeAnswer:
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON, or None where it is not."""
+        """The body as JSON; None where it is not, or has too much in it."""
+        if sum(map(self.body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            return None
         try:
-            return json.loads(self.body)
+            return json.loads(self.body, parse_constant=_refuse)
         except (ValueError, RecursionError):  # the parser gives up on deep nesting
             return None
+
+
+def _refuse(word: str) -> None:
+    """NaN and Infinity are no JSON, though Python reads and writes them."""
+    raise ValueError(word)
 
 
 class Prober(Protocol):

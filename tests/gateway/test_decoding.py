@@ -44,6 +44,13 @@ def test_a_body_is_what_was_meant(coding: bytes, data: bytes) -> None:
     assert decoded(coding, data) == BODY
 
 
+@pytest.mark.parametrize("more", range(1, 300, 23))
+def test_what_zlib_took_and_still_holds_belongs_to_the_body(more: int) -> None:
+    """The last bytes of a body without a checksum behind it may be taken in before there is room to write them out."""
+    body = b"a" * ((1 << 20) + more)
+    assert decoded(b"deflate", raw(body)) == body
+
+
 def test_an_empty_one_is_empty() -> None:
     assert decoded(b"gzip", gzipped(b"")) == b""
 
@@ -66,6 +73,7 @@ def test_a_body_of_very_many_members_is_refused() -> None:
         (b"gzip", b"not gzip", "broken"),
         (b"gzip", gzipped(BODY)[:-1], "not complete"),
         (b"gzip", gzipped(BODY)[:40], "not complete"),
+        (b"gzip", gzipped(bytes(1 << 20))[:-8], "not complete"),
         (b"gzip", gzipped(BODY) + b"more", "broken"),
         (b"deflate", zlib.compress(BODY) + b"more", "something else"),
         (b"deflate", b"\xff\xff", "broken"),

@@ -13,6 +13,7 @@ import pytest
 from llamad.config.model import GatewayConfig, ServerConfig
 from llamad.errors import LlamadError
 from llamad.gateway import types
+from llamad.gateway.asking import MOST_META
 from llamad.gateway.keys import NO_KEYS, Keys, parse_keys
 from llamad.gateway.line import Grant
 from llamad.gateway.policy import Policy
@@ -410,6 +411,20 @@ async def test_a_server_that_says_nonsense_of_itself_is_listed_all_the_same(mode
         here.probes.answers |= {"/v1/models": (200, models), "/props": (200, props)}
         (entry,) = (await here.json("/v1/models"))["data"]
         assert (entry["state"], entry["context"], entry["meta"]) == ("ready", None, None)
+
+
+async def test_what_a_server_says_of_itself_cannot_spoil_the_list() -> None:
+    """Whatever comes of a server that somebody else runs, the others' clients can read it."""
+    wrong = {"deep": [[]], "long": "x" * 300, "large": 10**400, "inf": float("inf"), "y" * 300: 1}
+    many = {f"n{i}": i for i in range(1000)}
+    async with gate(servers("a", args={"ctx_size": 0})) as here:
+        here.fleet.up("a")
+        models = json.dumps({"data": [{"meta": {**wrong, "none": None, "ftype": "Q4", **many}}]})
+        here.probes.answers["/v1/models"] = (200, models.replace("Infinity", "1e999"))
+        here.probes.answers["/props"] = (200, {"default_generation_settings": {"n_ctx": 10**300}})
+        (entry,) = (await here.json("/v1/models"))["data"]
+        assert entry["context"] is None
+        assert entry["meta"] == {"none": None, "ftype": "Q4", **{f"n{i}": i for i in range(MOST_META - 2)}}
 
 
 async def test_a_server_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 from llamad.config.model import HealthPolicy
 from llamad.servers.health import (
     FASTEST_POLL,
+    MAX_SLOTS,
     SLOWEST_POLL,
     SOONEST_LOOK,
     LoadDeadline,
@@ -112,6 +113,11 @@ def test_slots_are_read_in_both_shapes() -> None:
 @pytest.mark.parametrize("document", [None, {"error": 1}, "text", 5, [], [5], [[]], [{}, "x"]])
 def test_what_are_no_slots_is_told_as_none(document: Any) -> None:
     assert read_slots(document) is None
+
+
+def test_more_slots_than_any_server_has_are_none() -> None:
+    assert read_slots([{}] * MAX_SLOTS) is not None
+    assert read_slots([{}] * (MAX_SLOTS + 1)) is None
 
 
 def test_missing_and_strange_figures_count_as_nothing() -> None:

@@ -184,3 +184,20 @@ async def test_a_body_is_posted_as_json() -> None:
         await probe(address, "/completion", timeout=5, key="k", body=b'{"n_predict":1}')
     assert requests[0].startswith(b"POST /completion HTTP/1.1\r\n")
     assert b"Content-Type: application/json\r\nContent-Length: 15\r\n" in requests[0]
+
+
+@pytest.mark.parametrize("body", [b"NaN", b'{"n": Infinity}', b"[-Infinity]", b"[" * 5000, b"{", b""])
+def test_what_is_no_json_is_none(body: bytes) -> None:
+    assert ProbeAnswer(200, body).json() is None
+
+
+@pytest.mark.parametrize("body", [b"[%s{}]" % (b"{}," * 1_300_000), b"[%s1]" % (b"1," * 2_000_000), b"[" * MAX_BODY])
+def test_an_answer_of_very_many_values_is_not_read(body: bytes) -> None:
+    """A server that somebody else runs can send what takes seconds to read, and the loop is everybody's."""
+    began = time.thread_time()
+    assert ProbeAnswer(200, body).json() is None
+    assert time.thread_time() - began < 0.2
+
+
+def test_a_long_text_is_read() -> None:
+    assert ProbeAnswer(200, b'[{"prompt": "%s"}]' % (b"some words, and more. " * 100_000)).json() is not None
