@@ -118,6 +118,8 @@ async def test_server_that_takes_connections_slowly_is_waited_for(gate: Gate, fu
     with full.accept()[0]:
         second, _ = await asyncio.to_thread(full.accept)
         with second:
+            second.settimeout(5)
+            assert await asyncio.to_thread(second.recv, 1 << 16), "the request: before it nothing is an answer"
             second.sendall(plain(200, b"at last"))
             assert (await wire.reply()).body == b"at last"
 
