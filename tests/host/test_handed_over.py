@@ -1,9 +1,11 @@
 """A socket that is handed over to the loop is closed once, at whatever instant somebody loses interest."""
 
+import ast
 import asyncio
 import gc
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -57,3 +59,15 @@ def test_a_descriptor_is_closed_once_whoever_cancels(loop: object, turns: int, a
 
     with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
         runner.run(story())
+
+
+def test_every_socket_is_handed_over_so() -> None:
+    """`sock=` of a connection, and an accepted one; a listening socket is closed by who made it."""
+    root = Path(__file__).parents[2] / "llamad"
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Await) and isinstance(node.value, ast.Call):
+                called, given = ast.unparse(node.value.func), {one.arg for one in node.value.keywords}
+                takes_it = called.endswith(("create_unix_connection", "create_connection")) and "sock" in given
+                assert not takes_it, f"{path}: use handed_over"
+                assert not called.endswith("connect_accepted_socket"), f"{path}: use handed_over"
