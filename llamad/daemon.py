@@ -126,6 +126,8 @@ class Daemon:
         self._handed = handed
         self._watch = FolderWatch(file)
         self._stop = asyncio.Event()
+        self._begun = asyncio.Event()
+        """Set once a configuration was accepted."""
         self._stopping: str | None = None
         self._upgrading = False
         self._pulse = Pulse(loop.time)
@@ -270,7 +272,7 @@ class Daemon:
     def _services(self, watchdog: float | None) -> list[Coroutine[None, None, None]]:
         """What runs beside the fleet, from the first moment to the last."""
         return [
-            self._reloader.run(),
+            self._reload(),
             self._reload_on_save(),
             self._reporter.show_status(),
             self._reporter.feed_watchdog(watchdog),
@@ -283,6 +285,13 @@ class Daemon:
         while True:
             self._launcher.store_again()
             await asyncio.sleep(STORE_AGAIN)
+
+    async def _reload(self) -> None:
+        """Follow wishes for a reload once the first configuration holds: it waits for what an earlier llamad left, and
+        would undo what was read meanwhile.
+        """
+        await self._begun.wait()
+        await self._reloader.run()
 
     async def _reload_on_save(self) -> None:
         async for saved in self._watch.saved():
@@ -327,6 +336,7 @@ class Daemon:
             log.warning("cannot write %s: %s", mark, error.strerror, extra={"event": "stopping-mark"})
 
     def _on_accepted(self, config: Config) -> None:
+        self._begun.set()
         self._redirect_log(config)
         self._note_orders()
         self._front.accept(config)

@@ -1,20 +1,24 @@
 """`llamad run` in the foreground, as a person would start it: real processes, the real control socket."""
 
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from llamad.control.client import RefusedError
 from llamad.errors import NO_RESTART, ExitCode, UnavailableError
-from llamad.host.pidfd import open_pidfd
+from llamad.host.pidfd import boot_id, open_pidfd, start_time
+from llamad.servers.ledger import Record
 from tests.llamads import Llamad, a_llamad
 from tests.waiting import wait_until
 
@@ -331,3 +335,35 @@ def test_a_place_that_cannot_be_used_is_told() -> None:
     assert result.returncode == 1
     assert "cannot make /dev/null/x: Not a directory" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_edit_during_the_start_is_applied_after_it() -> None:
+    """A start waits for what an earlier llamad left: a reload in that time was applied, and then undone by the older
+    configuration of the start.
+    """
+    with a_llamad() as one:
+        one.configure({"a": {}})
+        left = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=-1, process_group=0)
+        try:
+            assert left.stdout is not None
+            assert left.stdout.readline()
+            ticks, boot = start_time(left.pid), boot_id()
+            assert ticks is not None
+            assert boot is not None
+            record = Record("old", 0, 0, left.pid, ticks, boot, "", "127.0.0.1:1", 0.0)
+            one.runtime.mkdir()
+            ledger = {"version": 1, "children": [asdict(record)], "stopped": []}
+            (one.runtime / "children.json").write_text(json.dumps(ledger))
+            one.start()
+            wait_until(lambda: bool(one.events("of an earlier llamad still runs")))
+            one.configure({"a": {}, "b": {}})
+            reload = threading.Thread(target=lambda: one.client.post("reload"))
+            reload.start()
+            reload.join(1)  # it was answered at once, and is now once the start is over
+        finally:
+            left.kill()
+            left.communicate()
+        reload.join()
+        wait_until(lambda: one.client.get("status")["ready"])
+        one.wait_for("b")
+        assert one.end() == 0
