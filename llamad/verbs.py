@@ -13,6 +13,7 @@ from llamad.control.operations import Before, ReloadOutcome, Settled
 from llamad.control.watching import watch
 from llamad.errors import LlamadError, UnknownServerError
 from llamad.host.devices import Devices, read_devices
+from llamad.host.files import within
 from llamad.host.nvml import load_nvml, nvml_gpus, with_figures
 from llamad.host.threads import aside
 from llamad.reload import Applied, Reloader
@@ -91,11 +92,7 @@ class Verbs(operations.Operations):
 
     async def _other(self, files: Files | None) -> Files | None:
         """The files that somebody sent; None where they are those on disk, which llamad reads itself."""
-        if files is None or await aside(os.path.realpath, files.main) == await aside(
-            os.path.realpath, self._reloader.file
-        ):
-            return None
-        return files
+        return None if files is None or await aside(_are_same, files.main, self._reloader.file) else files
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         """See Operations."""
@@ -124,7 +121,7 @@ class Verbs(operations.Operations):
         folder = self._models_dir()
         served = await what_is_served(self._fleet.intents, self._fleet.board, self._prober, self._key_of)
         try:
-            files = await asyncio.to_thread(scan, folder)
+            files = await aside(scan, folder)
             return wire.models_document(folder, files, served, configs=self._fleet.configs)
         except ModelsFolderError as error:
             return wire.models_document(folder, (), served, configs=self._fleet.configs, error=str(error))
@@ -132,7 +129,7 @@ class Verbs(operations.Operations):
     async def devices(self) -> documents.DevicesDocument:
         """See Operations."""
         seen = await devices_seen(self._fleet.intents.values())
-        return wire.devices_document(await asyncio.to_thread(_devices), seen)
+        return wire.devices_document(await aside(_devices), seen)
 
     async def upgrade(self) -> None:
         """See Operations."""
@@ -211,6 +208,14 @@ class Verbs(operations.Operations):
             return Settled(server, State.STOPPED, Failure("removed", "is no longer configured"))
         condition = self._fleet.condition(server)
         return Settled(server, condition.state, condition.failure)
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file."""
+    try:
+        return within(one, lambda: os.path.samefile(one, other))
+    except OSError:  # one that is not there is not the other
+        return one == other
 
 
 def _devices() -> Devices:

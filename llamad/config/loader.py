@@ -14,10 +14,12 @@ from llamad.config.checks import (
     server_problems,
     shared_problems,
 )
+from llamad.config.filefaults import file_fault
 from llamad.config.files import Files, parse, read_disk
 from llamad.config.keyfiles import where_keys_are
 from llamad.config.merging import SOURCES, merge_files, with_defaults
 from llamad.config.model import SERVER_NAME, Config, GatewayConfig, ServerConfig
+from llamad.config.optionfiles import NamedFile, Use
 from llamad.config.options import Binary
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.programs import Programs
@@ -28,6 +30,7 @@ from llamad.config.world import Reader, credential_problems, device_problems, fi
 from llamad.config.yamltree import Node, mapping
 from llamad.host.address import UnixAddress
 from llamad.host.dirs import Directories
+from llamad.host.files import is_folder
 
 OPTIONS_CACHE = "options.json"
 """Below the cache directory."""
@@ -267,22 +270,24 @@ class _Load:
 
     def _check_folder(self, models_dir: Path) -> None:
         """A models_dir that was asked for should be there; the default one comes with the package."""
-        if self._top.get("models_dir") is not None and not models_dir.is_dir():
-            words = "is not a folder" if models_dir.exists() else "there is no such folder"
-            self._tell(("models_dir",), f"{models_dir}: {words}", kind=ProblemKind.WORLD)
+        if self._top.get("models_dir") is None:
+            return
+        fault = file_fault(NamedFile(models_dir, Use.FOLDER), self._reader.environ)
+        if fault is not None:
+            self._tell(("models_dir",), fault.message, hint=fault.hint, kind=ProblemKind.WORLD)
 
     def _check_sockets(self, gateway: GatewayConfig, head: Config) -> None:
         """A unix socket cannot be put in the place of a folder."""
         for index, address in enumerate(gateway.listen):
-            if isinstance(address, UnixAddress) and address.path.is_dir():
+            if isinstance(address, UnixAddress) and is_folder(address.path):
                 node, path = listen_entry(self._top, index)
                 words = f"{address.path} is a folder, not a socket"
                 self.problems.append(Problem(node.position, path, words, ProblemKind.WORLD))
         control = head.control.socket
-        if control is not None and control.is_dir():
+        if control is not None and is_folder(control):
             self._tell(("control", "socket"), f"{control} is a folder, not a socket", kind=ProblemKind.WORLD)
-        elif control is not None and not control.parent.parent.is_dir():
-            words = f"there is no folder {control.parent.parent}"
+        elif control is not None and not is_folder(control.parent.parent):
+            words = f"there is no folder {control.parent.parent}, or it cannot be entered"
             self._tell(("control", "socket"), words, kind=ProblemKind.WORLD)
 
     def _ask_the_machine(self, server: Written, head: Typed[Config]) -> None:

@@ -138,8 +138,10 @@ def credential_problems(server: Written, reader: Reader) -> Iterator[Problem]:
                 yield server.problem(
                     f"the service has no credential {credential!r}", *path, hint=hint, kind=ProblemKind.WORLD
                 )
-    if config.api_key_file is not None and not os.access(config.api_key_file, os.R_OK):
-        yield server.problem(f"{config.api_key_file} cannot be read", "api_key_file", kind=ProblemKind.WORLD)
+    if config.api_key_file is not None:
+        fault = file_fault(NamedFile(config.api_key_file, Use.READ), reader.environ)
+        if fault is not None:
+            yield server.problem(fault.message, "api_key_file", hint=fault.hint, kind=ProblemKind.WORLD)
 
 
 def has_api_keys(keys_file: Path | None, reader: Reader) -> bool:

@@ -12,6 +12,7 @@ from llamad.gateway.http1 import Decided, Heads, Request
 from llamad.gateway.relay import Relay
 from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Headers, Local, Reader, Route, ToServer
+from llamad.host.threads import aside
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Turn:
         """Undo the body's compression, off the loop."""
         try:
             while not decoder.done:
-                await asyncio.to_thread(decoder.step)
+                await aside(decoder.step)
                 self._hold(len(decoder.body))
         except MalformedError as error:
             self._local = None

@@ -62,6 +62,14 @@ def status(path: Path) -> os.stat_result:
     return within(path, path.stat)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there that can be looked at."""
+    try:
+        return stat.S_ISDIR(status(path).st_mode)
+    except OSError:  # whoever uses it finds out what is wrong with it
+        return False
+
+
 def names_in(folder: Path, *, most: int = MOST_NAMES) -> list[str]:
     """The names in a folder, sorted, `most` of them at most; OSError."""
     return within(folder, lambda: _names(folder, most))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from llamad.errors import LlamadError
-from llamad.host.files import names_in, status
+from llamad.host.files import is_folder, names_in, status
 from llamad.host.gguf import GgufError, Header, Part, read_header, split_part
 
 MAX_DEPTH = 5
@@ -89,17 +89,10 @@ def _folders(top: Path) -> Iterator[tuple[Path, list[Path], str | None]]:
             continue
         left -= len(names)
         paths = [folder / name for name in names]
-        folders = [path for path in paths if _is_folder(path)]
+        folders = [path for path in paths if is_folder(path)]
         if depth < MAX_DEPTH:
             waiting += [(path, depth + 1) for path in reversed(folders) if not path.name.startswith(".")]
         yield folder, [path for path in paths if path not in folders], None
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(status(path).st_mode)
-    except OSError:  # a link to nothing, or to itself: a file, as far as we go
-        return False
 
 
 def _of_folder(folder: Path, files: list[Path]) -> list[ModelFile]:

@@ -9,9 +9,10 @@ import pytest
 
 from llamad.config.loader import load
 from llamad.config.problems import ProblemKind
-from llamad.host import sandbox
+from llamad.host import files, sandbox
 from tests.builders import gguf
 from tests.config.files import Place, a_place
+from tests.dead_disk import a_dead_disk
 
 NOBODY = "nobody"
 
@@ -132,14 +133,30 @@ servers:
 
 def test_a_key_file_that_is_missing(place: Place) -> None:
     loaded = place.load("servers: {a: {url: 'http://x:1', api_key_file: k}}")
-    assert place.lines(loaded) == ["1:48: servers.a.api_key_file: ~~/etc/k cannot be read"]
+    assert place.lines(loaded) == ["1:48: servers.a.api_key_file: ~~/etc/k is not there"]
 
 
 def test_a_models_dir_that_is_no_folder(place: Place) -> None:
     place.write("")
     loaded = place.load("models_dir: llamad.yaml")
-    assert place.lines(loaded) == ["1:13: models_dir: ~~/etc/llamad.yaml: is not a folder"]
+    assert place.lines(loaded) == ["1:13: models_dir: ~~/etc/llamad.yaml is not a folder"]
     assert loaded.config is not None
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(place: Place) -> None:
+    """As /home, which is closed for the service: `Path.is_dir` raises there."""
+    name = "x" * 300
+    (line,) = place.lines(place.load(f"models_dir: /{name}\nservers: {{}}"))
+    assert line == f"1:13: models_dir: /{name} cannot be read: File name too long"
+
+
+def test_a_dead_disk_holds_up_no_reading(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.within, "__kwdefaults__", {"patience": 0.2})
+    with a_dead_disk(place.root / "disk") as disk:
+        text = f"models_dir: {disk}/m\ngateway: {{listen: 'unix:{disk}/s'}}\ncontrol: {{socket: {disk}/a/b/c}}\n"
+        loaded = place.load(f"{text}servers: {{a: {{url: 'http://x:1', api_key_file: {disk}/key}}}}")
+        paths = {problem.path for problem in loaded.problems}
+    assert paths == {"models_dir", "control.socket", "servers.a.api_key_file"}
 
 
 def test_a_machine_without_a_gpu_and_one_that_does_not_say(place: Place) -> None:
