@@ -111,6 +111,8 @@ class Reloader:
         self._waiting: list[asyncio.Future[Applied]] = []
         self._earlier: deque[Earlier] = deque(maxlen=_EARLIER)
         self._accepted: Files | None = None
+        self._newest: Files | None = None
+        """What was read of the disk last, accepted or not."""
         self._bug: str | None = None
         self.verdict = Verdict()
         self.loaded_at = 0.0
@@ -249,8 +251,8 @@ class Reloader:
         files = self._accepted
         if from_disk or files is None:
             files = await self._on_disk(obeys=obeys)
-        elif gone_long:
-            files = await self._without_gone(files)
+        elif gone_long and self._newest is not None:
+            files = await self._without_gone(files, self._newest)
         loaded = await self._load(files)
         await self._follow(loaded)
         candidate = await self._judge(loaded)
@@ -274,19 +276,20 @@ class Reloader:
     async def _on_disk(self, *, obeys: bool) -> Files:
         """The files on disk. Where nobody asked for this reload, one that is gone counts for a while as it was."""
         files, accepted = await aside(read_disk, self.file), self._accepted
+        self._newest = files
         if accepted is None:
             return files
-        held = self._still_counting(files.gone(accepted))
-        return files if obeys else files.hold(accepted, held)
+        return files.hold(accepted, self._still_counting(frozenset() if obeys else files.gone(accepted)))
 
-    async def _without_gone(self, accepted: Files) -> Files:
-        """The accepted files without those that are gone for long. Nothing else is read: it may be half-written, and
-        nobody has waited for its end.
+    async def _without_gone(self, accepted: Files, newest: Files) -> Files:
+        """What was read last, by now without the files that are gone for long. Nothing is read anew: it may be
+        half-written, and nobody has waited for its end. What was refused for the sake of a file that is gone (two have
+        one alias) may hold by now.
         """
         disk = await aside(read_disk, self.file)
         gone = disk.gone(accepted)
-        held = self._still_counting(gone)
-        return accepted.without(gone.difference(held), disk)
+        counts = gone.difference(self._still_counting(gone))
+        return replace(newest, has_folder=disk.has_folder).hold(accepted, newest.gone(accepted) - counts)
 
     def _still_counting(self, gone: frozenset[Path]) -> list[Path]:
         """Those of the files that are gone which still count for a while, after which they are looked for again."""

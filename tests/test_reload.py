@@ -1,6 +1,7 @@
 """Read, compare, apply: real files and the fleet of the fake machine, on a clock that jumps."""
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -14,12 +15,14 @@ import yaml
 
 from llamad.accepted import keep_accepted, mistakes, read_accepted
 from llamad.candidate import Beside
+from llamad.config import files as files_module
 from llamad.config.files import Files
 from llamad.config.loader import Loaded
 from llamad.config.model import Config
 from llamad.config.problems import Position, Problem
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
+from llamad.host.files import names_in, read_bytes
 from llamad.reload import AWAY, Reloader
 from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Action
@@ -717,6 +720,103 @@ def test_that_a_file_is_gone_for_long_has_nothing_else_read(tmp_path: Path) -> N
             count = len(house.accepted)
             await asyncio.sleep(AWAY * 2)
             assert len(house.accepted) == count, "it is back: nothing is to be done"
+
+    tell(story)
+
+
+def test_what_is_there_and_cannot_be_read_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drop-in with mode 0600, a folder with 0700, a disk that does not answer: refused at once, and for as long as
+    it lasts.
+    """
+    closed: set[Path] = set()
+
+    def look(path: Path) -> None:
+        if path in closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def opened(path: Path) -> bytes:
+        look(path)
+        return read_bytes(path)
+
+    def listed(path: Path) -> list[str]:
+        look(path)
+        return names_in(path)
+
+    monkeypatch.setattr(files_module, "read_bytes", opened)
+    monkeypatch.setattr(files_module, "names_in", listed)
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            for path in (drop_in, drop_in.parent, house.file):
+                closed.add(path)
+                await house.saved()
+                said = f"{path}:1:1: cannot be read: Permission denied"
+                assert said in (house.reloader.error or "")
+                await asyncio.sleep(AWAY * 2)
+                assert house.servers == ["a", "b"]
+                assert said in (house.reloader.error or "")
+                closed.clear()
+                await house.saved()
+                assert house.reloader.error is None
+
+    tell(story)
+
+
+def test_what_was_refused_for_the_sake_of_a_file_that_is_gone_holds_once_that_counts(tmp_path: Path) -> None:
+    """A drop-in and its server get another name, and the server keeps its alias."""
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            model = house.folder / "m.gguf"
+            drop_in = a_drop_in(house)
+            drop_in.write_text(f"servers: {{b: {{model: {model}, aliases: [chat]}}}}")
+            await house.reloader.reload()
+            drop_in.unlink()
+            drop_in.with_name("c.yaml").write_text(f"servers: {{c: {{model: {model}, aliases: [chat]}}}}")
+            await house.saved()
+            assert "'chat' is already an alias of b" in (house.reloader.error or "")
+            await house.becomes(["a", "c"], within=AWAY * 1.5)
+            assert house.reloader.error is None
+
+    tell(story)
+
+
+def test_a_mistake_beside_a_file_that_is_gone_goes_on_to_be_told(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            drop_in.unlink()
+            house.file.write_text("servers: [")
+            await house.saved()
+            await asyncio.sleep(AWAY * 2)
+            assert house.servers == ["a", "b"]
+            assert (house.reloader.error or "").startswith(f"{house.file}:1:11: this is not valid YAML")
+            house.configure(a={})
+            await house.saved()
+            await house.becomes(["a"], within=AWAY * 1.5)
+
+    tell(story)
+
+
+def test_an_order_that_was_refused_is_not_obeyed_later(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            house.configure(a={})
+            drop_in = a_drop_in(house)
+            await house.reloader.reload()
+            drop_in.unlink()
+            house.file.write_text("servers: [")
+            with pytest.raises(ConfigError):
+                await house.reloader.reload()
+            count = len(house.announced)
+            await asyncio.sleep(AWAY * 2)
+            assert len(house.announced) == count, "with `watch: false` nothing happens but what is asked for"
 
     tell(story)
 

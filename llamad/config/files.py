@@ -17,26 +17,22 @@ DROP_INS = "conf.d"
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files as they were at one moment, `contents` in the order of reading; `problems` are what could not be read.
-    `held` are files that are away just now and still count as they were, `has_folder` that there is one of drop-ins.
+    """The files as they were at one moment, `contents` in the order of reading; `problems` are what could not be read,
+    `unread` the files and folders of these that are there all the same. `held` are files that are away just now and
+    still count as they were, `has_folder` that there is one of drop-ins.
     """
 
     main: Path
     contents: Mapping[Path, bytes]
     problems: tuple[Problem, ...] = ()
+    unread: frozenset[Path] = frozenset()
     held: frozenset[Path] = frozenset()
     has_folder: bool = True
 
     def gone(self, accepted: "Files") -> frozenset[Path]:
-        """The files of `accepted` that are not there any more."""
-        return frozenset(path for path in accepted.contents if path not in self.contents)
-
-    def without(self, gone: Iterable[Path], disk: "Files") -> "Files":
-        """Without these files, which are not on the disk any more; the rest as it was, whatever is written now."""
-        taken = frozenset(gone)
-        contents = {path: data for path, data in self.contents.items() if path not in taken}
-        problems = tuple(problem for problem in disk.problems if problem.position.file in taken)
-        return Files(self.main, contents, problems, self.held - taken, has_folder=disk.has_folder)
+        """The files of `accepted` that are not there any more. One that cannot be read may be there."""
+        there = self.contents.keys() | self.unread
+        return frozenset(path for path in accepted.contents if path not in there and path.parent not in self.unread)
 
     def hold(self, accepted: "Files", away: Iterable[Path]) -> "Files":
         """With what these files of `accepted` said, as if they were there."""
@@ -61,8 +57,11 @@ def read_disk(file: Path) -> Files:
     """Read FILE, then `conf.d/*.yaml` beside it in name order. What cannot be read is a problem."""
     contents: dict[Path, bytes] = {}
     problems: list[Problem] = []
+    there: set[Path] = set()
 
     def unread(path: Path, error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            there.add(path)
         problems.append(Problem(Position(path, 1, 1), "", f"cannot be read: {error.strerror or error}"))
 
     folder, drop_ins, has_folder = file.parent / DROP_INS, list[Path](), True
@@ -77,7 +76,7 @@ def read_disk(file: Path) -> Files:
             contents[path] = read_bytes(path)
         except OSError as error:
             unread(path, error)
-    return Files(file, contents, tuple(problems), has_folder=has_folder)
+    return Files(file, contents, tuple(problems), frozenset(there), has_folder=has_folder)
 
 
 def parse(files: Files) -> tuple[list[Source], list[Problem]]:
