@@ -74,7 +74,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
         "max_delay": "the longest delay",
         "jitter": "the share by which a delay is varied at random",
         "max_retries": "quick failures in a row before the server has failed; null: never give up",
-        "reset_after": "a run of this length wipes the slate clean",
+        "reset_after": "once it was ready for this long, its failures count from 0 again",
         "retry_failed_every": "how often a failed server is tried again; null: not",
     },
     "HealthPolicy": {

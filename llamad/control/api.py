@@ -53,9 +53,9 @@ _STATUS: tuple[tuple[type[LlamadError], int], ...] = (
     (UnavailableError, 503),
 )
 _UNASKED = {
-    404: "no such thing is here; /v1 has status, reload, plan, models, devices, upgrade and servers/NAME/...",
+    404: "no such thing is here; /v1 has status, check, plan, reload, models, devices, upgrade and servers/NAME/...",
     405: "not with this method",
-    413: f"a request's body may have {MAX_BODY} bytes at most; the verbs take none",
+    413: f"the body is too large: a configuration may have {MAX_FILES >> 20} MiB; no other verb takes a body",
 }
 
 

@@ -92,7 +92,7 @@ async def serving(app: web.Application, sock: socket.socket) -> AsyncIterator[No
                 keepalive_timeout=IDLE_TIMEOUT,
                 lingering_time=1.0,
                 read_bufsize=4096,
-                auto_decompress=False,  # no verb takes a body: what one says it is encoded as does not matter
+                auto_decompress=False,  # a body that is compressed is not JSON, and refused as such
             )
 
         acceptor = Acceptor(sock, connection)

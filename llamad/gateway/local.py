@@ -9,6 +9,7 @@ from typing import Any
 from llamad import __version__
 from llamad.config.model import ServerConfig
 from llamad.gateway.asking import NO_REPORT, Asker, Report, Target
+from llamad.gateway.prospects import ready
 from llamad.gateway.replies import error_answer, json_answer, unknown_model
 from llamad.gateway.routes import Here, Place
 from llamad.gateway.types import Answer, Backends, Local
@@ -118,17 +119,12 @@ class LocalAnswers:
         }
 
     def _ready_replicas(self, *, one_each: bool = False) -> list[Target]:
-        out = []
-        for name in self._backends.configs:
-            ready = [
-                one for one in self._backends.board.of(name) if one.state is State.READY and one.address is not None
-            ]
-            if one_each:
-                ready = ready[:1]
-            elif len({one.key.index for one in ready}) < len(ready):  # both sides of a start-first replace
-                ready = list({one.key.index: one for one in ready}.values())
-            out += [Target(one, self._key_of(name)) for one in ready]
-        return out
+        most = 1 if one_each else None
+        return [
+            Target(one, self._key_of(name))
+            for name in self._backends.configs
+            for one in ready(self._backends.board.of(name))[:most]
+        ]
 
 
 def _asks_servers(query: str) -> bool:

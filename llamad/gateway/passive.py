@@ -10,16 +10,15 @@ from urllib.parse import parse_qsl
 
 from llamad.gateway.enginepaths import WAKING, Kind
 from llamad.gateway.page import waiting_page, wants_page
+from llamad.gateway.prospects import RETRY_AFTER, ready
 from llamad.gateway.replies import error_answer, json_answer
 from llamad.gateway.types import Answer, Backends, Headers, Local, RequestHead, Route, ToServer
 from llamad.host.address import Address
 from llamad.servers.board import Replica
 from llamad.servers.probe import ProbeAnswer, ProbeError
-from llamad.servers.state import State
 
 ASK_TIMEOUT = 30.0
 """Seconds in which every replica has to take what concerns each: it may be busy with a batch."""
-RETRY_AFTER = 5
 LOOKUP = "/v1/streams/lookup"
 CONTROL = "/v1/chat/completions/control"
 Send = Callable[..., Awaitable[ProbeAnswer]]
@@ -35,7 +34,7 @@ class Passive:
     def route(self, found: ToServer, head: RequestHead, body: bytes) -> Route | None:
         """Where a request goes that does not use the model of `found.server`; None: no replica of it is ready."""
         server = found.server
-        there = self._ready(server)
+        there = ready(self._backends.board.of(server))
         if not there:
             return None
         wanted = _replica_in(head.query)
@@ -55,11 +54,6 @@ class Passive:
             return _asleep(server)
         found.replica = one
         return found
-
-    def _ready(self, server: str) -> list[Replica]:
-        """The ready replicas by index; of both sides of a start-first replace the newer one."""
-        ready = (one for one in self._backends.board.of(server) if one.state is State.READY and one.address is not None)
-        return list({one.key.index: one for one in ready}.values())
 
     def not_ready(self, found: ToServer, head: RequestHead) -> Answer:
         """503: it would have to be started, or waited for."""

@@ -51,18 +51,18 @@ def _retries_soon(replica: Replica, now: float) -> bool:
 
 def failure_refusal(condition: Condition, now: float) -> Refusal:
     """503 for a server that failed: its cause, its hint, and when the next try is due."""
-    cause = str(condition.state) if condition.why is None else condition.why.cause
-    after = condition.retry_in(now)
-    message = condition.sentence(now)
-    return Refusal(503, cause, message, None if after is None else max(ceil(after), 1))
+    return _unavailable(condition.cause, condition.sentence(now), condition.retry_in(now))
 
 
 def down_refusal(server: str, error: LlamadError) -> Refusal:
     """503 in the words of the fleet, which could not have `server` ready."""
     if not isinstance(error, ServerDownError):
         return Refusal(503, "unavailable", f"{server} is not available: {error}")
-    retry_after = None if error.retry_after is None else max(ceil(error.retry_after), 1)
-    return Refusal(503, error.cause, str(error), retry_after)
+    return _unavailable(error.cause, str(error), error.retry_after)
+
+
+def _unavailable(cause: str, message: str, after: float | None) -> Refusal:
+    return Refusal(503, cause, message, None if after is None else max(ceil(after), 1))
 
 
 def full_refusal(server: str, waiting: int) -> Refusal:
@@ -84,6 +84,12 @@ def timeout_refusal(condition: Condition, waited: float, now: float) -> Refusal:
     busy = f"no replica of {name} was free within {within}"
     message = busy if condition.as_wanted else f"{busy}: {condition.sentence(now)}"
     return Refusal(503, "queue_timeout", message, RETRY_AFTER)
+
+
+def ready(replicas: Iterable[Replica]) -> list[Replica]:
+    """Those that take requests, of those in the board's order; of both sides of a start-first replace the newer one."""
+    there = (one for one in replicas if one.state is State.READY and one.address is not None)
+    return list({one.key.index: one for one in there}.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class Backends(Protocol):
         ...
 
     def traffic(self, server: str) -> Traffic:
-        """The traffic record of a server in `configs`; the gateway is its only writer."""
+        """The traffic record of a server in `configs`."""
         ...
 
     def condition(self, server: str) -> Condition:

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from llamad.host.devices import Choice
 from llamad.host.files import read_kernel
 from llamad.host.nvml import load_nvml
 
-Gpus = Literal["all", "none"] | tuple[int | str, ...] | None
 _NODES = ("nvidia[0-9]*", "kfd", "dxg", "dri/renderD*", "accel/*", "nvhost*", "nvmap")
 _NAMES = ("/dev/nvidia", "/dev/kfd", "/dev/dxg", "/dev/dri/", "/dev/accel/", "/dev/nvhost", "/dev/nvmap")
 
@@ -30,7 +30,7 @@ class GpuUse:
     seconds: float | None = None
 
 
-def gpu_use(pid: int, gpus: Gpus, *, dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> GpuUse:
+def gpu_use(pid: int, gpus: Choice, *, dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> GpuUse:
     """What process `pid`, which may use `gpus` (indices of nvidia-smi's order, or UUIDs), does with them. Blocks for up
     to some 100 ms: call it in a thread.
     """
@@ -61,7 +61,7 @@ def _engines(fdinfo: Path, names: Iterable[str]) -> float | None:
     return sum(clients.values()) / 1e9 if clients else None
 
 
-def _nvidia(gpus: Gpus) -> int | None:
+def _nvidia(gpus: Choice) -> int | None:
     """The use of the busiest of the GPUs, in percent."""
     nvml: Any = load_nvml()
     if nvml is None:

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from llamad.config.model import ServerConfig
 from llamad.host.address import Address
+from llamad.host.devices import Choice
 from llamad.host.dirs import Directories
-from llamad.host.gpu_use import Gpus, GpuUse
+from llamad.host.gpu_use import GpuUse
 from llamad.host.pidfd import Exit
 from llamad.host.pulse import Pulse
 from llamad.servers.board import Board, Failure, ReplicaKey
@@ -88,7 +89,7 @@ class Around:
     list_gpus: GpuLister
     memory_free: Callable[[Device], int | None]
     """Free bytes of a GPU by its index, or of the `host`; None where that cannot be told."""
-    gpu_use: Callable[[int, Gpus], GpuUse]
+    gpu_use: Callable[[int, Choice], GpuUse]
     """What a process does with the GPUs it may use; runs in a thread."""
     make_folder: Callable[[Path], None]
     """Makes the folder of the private sockets where it is not there; OSError."""

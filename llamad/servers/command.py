@@ -90,7 +90,7 @@ def build_launch(server: ServerConfig, index: int, binary: Binary, models_dir: P
 
 
 def _own_options(server: ServerConfig, options: OptionTable) -> list[str]:
-    """What llamad adds where the binary knows it and the operator did not say: the name clients see, and /metrics."""
+    """What llamad adds where the binary knows it and the operator did not say it."""
     own = []
     given = set(given_options(options, server.args, server.extra_args))
     given |= {option.name for name in server.env if (option := option_of(options, name)) is not None}

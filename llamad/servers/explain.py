@@ -60,6 +60,11 @@ class Condition:
         """Why it is not as it is wanted; None where it is, or is on its way."""
         return None if self.wanted == "stopped" or self.as_wanted else self.why
 
+    @property
+    def cause(self) -> str:
+        """The short name of why; the state's, where there is nothing to say."""
+        return str(self.state) if self.why is None else self.why.cause
+
     def retry_in(self, now: float) -> float | None:
         """Seconds until it is tried again; None where nothing is planned."""
         return None if self.until is None else max(self.until - now, 0.0)

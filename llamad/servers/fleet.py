@@ -279,8 +279,7 @@ class Fleet:
 
     def _down(self, server: str) -> ServerDownError:
         condition, now = self.condition(server), asyncio.get_running_loop().time()
-        cause = str(condition.state) if condition.why is None else condition.why.cause
-        return ServerDownError(condition.sentence(now), cause=cause, retry_after=condition.retry_in(now))
+        return ServerDownError(condition.sentence(now), cause=condition.cause, retry_after=condition.retry_in(now))
 
     async def _stop_idle(self) -> None:
         with self._around.pulse.part("idle servers", within=SLACK) as beat:

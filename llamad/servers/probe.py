@@ -140,9 +140,8 @@ async def probe(
     Raises ProbeError.
     """
     authorization = b"Bearer " + key.encode() if key else None
-    if body is None:
-        return await send(address, path, timeout=timeout, authorization=authorization)
-    return await send(address, path, timeout=timeout, method="POST", body=body, authorization=authorization)
+    method = "GET" if body is None else "POST"
+    return await send(address, path, timeout=timeout, method=method, body=body or b"", authorization=authorization)
 
 
 async def send(

@@ -1,7 +1,8 @@
 """One replica's life: start, load, serve, end, and again.
 
 A supervisor is one coroutine, `run`. Stopping it, at any instant, is cancelling it and awaiting it: on its way out it
-drains, ends and reaps the process it has. It is the only writer of its replica on the board.
+drains, ends and reaps the process it has. Only it, and what it runs (`Life`, `Watch`, `Ending`), moves its replica on
+the board.
 """
 
 import asyncio

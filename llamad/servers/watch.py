@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from llamad.config.model import ServerConfig
 from llamad.config.units import format_duration
-from llamad.host.gpu_use import Gpus
+from llamad.host.devices import Choice
 from llamad.host.pulse import SLACK, Beat
 from llamad.servers.around import Around
 from llamad.servers.board import Failure, Replica, ReplicaKey
@@ -142,7 +142,7 @@ class Watch:
             tell(log, logging.INFO, self._key, "answers again", event="ready")
 
     @property
-    def _gpus(self) -> Gpus:
+    def _gpus(self) -> Choice:
         try:
             return self._config().gpus_of(self._key.index)
         except IndexError:  # a replica on its way out, of a configuration that had more of them

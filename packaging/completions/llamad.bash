@@ -39,6 +39,10 @@ _llamad() {
         *) words='--help' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    if [[ ($command == check || $command == plan) && $current != -* ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$current")
+    fi
 }
 
 complete -F _llamad llamad

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamad.host.gpu_use import Gpus, GpuUse, gpu_use
+from llamad.host.devices import Choice
+from llamad.host.gpu_use import GpuUse, gpu_use
 
 PID = 77
 
@@ -49,7 +50,7 @@ def holds(machine: Path, fd: str, target: str, info: str | None = "pos:\t0\n") -
         (machine / f"proc/{PID}/fdinfo/{fd}").write_text(info)
 
 
-def ask(machine: Path, gpus: Gpus = None, pid: int = PID) -> GpuUse:
+def ask(machine: Path, gpus: Choice = None, pid: int = PID) -> GpuUse:
     return gpu_use(pid, gpus, dev=machine / "dev", proc=machine / "proc")
 
 
@@ -88,7 +89,7 @@ def test_the_kernel_counts_the_time_of_engines_once_per_client(machine: Path) ->
     ("gpus", "percent"), [(None, 90), ("all", 90), ((0,), 5), ((1, 2), 90), (("GPU-2",), 40), (("GPU-9",), None)]
 )
 def test_the_driver_tells_of_the_gpus_that_the_server_may_use(
-    machine: Path, monkeypatch: pytest.MonkeyPatch, gpus: Gpus, percent: int | None
+    machine: Path, monkeypatch: pytest.MonkeyPatch, gpus: Choice, percent: int | None
 ) -> None:
     monkeypatch.setattr("llamad.host.gpu_use.load_nvml", lambda: nvml(5, 90, 40))
     (machine / "dev/nvidia0").touch()
