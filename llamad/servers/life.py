@@ -25,7 +25,7 @@ from llamad.servers.health import (
 )
 from llamad.servers.listener import Listener
 from llamad.servers.output import Output
-from llamad.servers.probe import ProbeError
+from llamad.servers.probe import CannotProbeError, ProbeError
 from llamad.servers.starting import Running
 from llamad.servers.state import State
 from llamad.servers.telling import tell
@@ -109,8 +109,11 @@ class Life:
             self._beat.expect(health.timeout + SLACK)
             if failure := await self._gpus_in_doubt():
                 return failure
-            if await self._ask_ready():
-                return None
+            try:
+                if await self._ask_ready():
+                    return None
+            except CannotProbeError:  # that says nothing of the server: no time counts
+                deadline.looked_at = self._loop.time()
             now = self._loop.time()
             if now >= figures_at:
                 figures_at = now + FIGURES_EVERY
@@ -123,6 +126,8 @@ class Life:
     async def _ask_ready(self) -> bool:
         try:
             answer = await self._around.prober(self._running.address, "/health", timeout=self._config().health.timeout)
+        except CannotProbeError:
+            raise
         except ProbeError:
             return False
         if answer.status == 200 and not self._child.ended.done():

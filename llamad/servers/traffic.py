@@ -45,6 +45,10 @@ class _Lane:
         return len(self.flights) + self.others
 
 
+_NOTHING = _Lane()
+"""What a replica has that is neither watched nor used; never written to."""
+
+
 class Traffic:
     """Requests that run and wait at one server, and when it was last used (the loop's clock)."""
 
@@ -65,18 +69,15 @@ class Traffic:
 
     def in_flight(self, key: ReplicaKey) -> int:
         """Requests that are relayed to `key`."""
-        lane = self._lanes.get(key)
-        return 0 if lane is None else len(lane.flights)
+        return len(self._lanes.get(key, _NOTHING).flights)
 
     def others(self, key: ReplicaKey) -> int:
         """What the engine of `key` did, at the last look, that is not relayed."""
-        lane = self._lanes.get(key)
-        return 0 if lane is None else lane.others
+        return self._lanes.get(key, _NOTHING).others
 
     def left_behind(self, key: ReplicaKey) -> bool:
         """Whether a client has gone, and nobody has looked yet what became of its request."""
-        lane = self._lanes.get(key)
-        return lane is not None and bool(lane.left)
+        return bool(self._lanes.get(key, _NOTHING).left)
 
     @property
     def total(self) -> int:
@@ -145,7 +146,7 @@ class Traffic:
 
     def mark(self, key: ReplicaKey) -> int:
         """To be taken before the slots are asked for, and given to `note`."""
-        lane = self._lane(key)
+        lane = self._lanes.get(key, _NOTHING)
         return lane.begun - len(lane.flights)
 
     def note(self, key: ReplicaKey, busy: int, *, active: bool, mark: int) -> None:
@@ -163,17 +164,17 @@ class Traffic:
 
     def received(self, key: ReplicaKey) -> int:
         """Bytes that came from `key` so far."""
-        lane = self._lane(key)
+        lane = self._lanes.get(key, _NOTHING)
         return lane.received + sum(one.received for one in lane.flights)
 
     def waiting(self, key: ReplicaKey) -> float:
         """For how many seconds the oldest request at `key` that got no byte yet has waited."""
-        began = min((one.began for one in self._lane(key).flights if not one.received), default=None)
+        began = min((one.began for one in self._lanes.get(key, _NOTHING).flights if not one.received), default=None)
         return 0.0 if began is None else self._clock() - began
 
     def errors(self, key: ReplicaKey) -> int:
         """Answers of status 500 since `forgive`."""
-        return self._lane(key).errors
+        return self._lanes.get(key, _NOTHING).errors
 
     def forgive(self, key: ReplicaKey) -> None:
         """Its errors proved nothing."""
@@ -181,8 +182,7 @@ class Traffic:
 
     def doom(self, key: ReplicaKey, why: str) -> None:
         """llamad ends the process, whatever it works on: these requests are to be told why, and not to be repeated."""
-        lane = self._lanes.get(key)
-        for flight in () if lane is None else lane.flights:
+        for flight in self._lanes.get(key, _NOTHING).flights:
             flight.fate = why
 
     async def drained(self, key: ReplicaKey) -> None:

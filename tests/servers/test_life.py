@@ -71,6 +71,27 @@ def test_a_load_that_stands_still_is_ended_and_named() -> None:
     tell(story)
 
 
+def test_a_load_that_llamad_cannot_ask_for_is_not_ended() -> None:
+    """Without a descriptor left llamad cannot see that the server is ready, which then stands still, and is well."""
+
+    async def story() -> None:
+        with a_world(Behaviour(loads_for=2, grows=False)) as world:
+            async with supervised(world, health=HealthPolicy(load_stall_timeout=10)) as one:
+                await one.until(State.LOADING)
+                assert one.view.address is not None
+
+                def lacking(path: str) -> ProbeAnswer:
+                    raise CannotProbeError("Too many open files")
+
+                world.machine.scripts[one.view.address] = lacking
+                await asyncio.sleep(600)
+                del world.machine.scripts[one.view.address]
+                await one.until(State.READY)
+            assert len(world.machine.children) == 1
+
+    tell(story)
+
+
 def test_log_lines_are_progress_too() -> None:
     async def story() -> None:
         with a_world(Behaviour(loads_for=60, grows=False)) as world:

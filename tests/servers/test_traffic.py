@@ -162,3 +162,12 @@ def test_the_requests_of_a_process_that_llamad_ends_are_told_why() -> None:
     before = traffic.begin(A)
     traffic.doom(A, "hung")
     assert (before.fate, traffic.begin(A).fate) == ("hung", None)
+
+
+def test_what_was_only_asked_for_is_not_kept() -> None:
+    """A replica on its way out is asked for by whoever drains it, after its watcher has gone: for ever, at each end."""
+    traffic = Traffic(lambda: 0.0)
+    traffic.mark(A), traffic.received(A), traffic.waiting(A), traffic.errors(A), traffic.load(A)
+    assert (traffic.others(A), traffic.left_behind(A), traffic.in_flight(A)) == (0, False, 0)
+    traffic.doom(A, "why")
+    assert traffic._lanes == {}
