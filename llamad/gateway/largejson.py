@@ -1,4 +1,4 @@
-"""`model` out of a large JSON body without building what is in it. Pure.
+"""`model` out of a large JSON body without building what is in it, and how deep a body is nested. Pure.
 
 `json.loads` of 60 MB of `[],[],...` holds the loop for 13 s and a gigabyte; of 6 MB of token ids for 0.2 s. Here only
 the top level is read, and the rest skipped by regular expressions whose possessive quantifiers never go back. What is
@@ -7,7 +7,14 @@ inside values is not validated: the server does that.
 
 import json
 import re
+from itertools import accumulate
 
+MAX_DEPTH = 500
+"""Lists and objects within each other. llama-server walks through them by recursion, of its templates and schemas too:
+some ten thousand end it, and 200 KB hold as many.
+"""
+MOST_BRACKETS, MOST_QUOTES = 4_000_000, 1_000_000
+"""Brackets, and quotes around strings, among which the depth is looked for: about 0.2 s each."""
 MAX_BRACKETS = 400_000
 """Brackets that are skipped at most: about 0.1 s."""
 MAX_MARKS = 4_000_000
@@ -19,6 +26,10 @@ _OPEN = re.compile(_SPACE + rb"\{" + _SPACE)
 _KEY = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE)
 _PLAIN = re.compile(_STRING + rb"|[-+.0-9A-Za-z]++")
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]")
+_STRINGS = re.compile(_STRING)
+_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?" + _SPACE + rb"[\[{]")
+_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
+_NO_BRACKETS = bytes(byte for byte in range(256) if not _STEPS[byte])
 _NEXT = re.compile(_SPACE + rb"([,}])" + _SPACE)
 
 
@@ -28,6 +39,18 @@ class NotJsonError(Exception):
 
 class TooManyError(Exception):
     """It has more values than are worth skipping."""
+
+
+def depth_of(body: bytes) -> int:
+    """How deep lists and objects are nested, where that may be more than MAX_DEPTH; else 0. TooManyError."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH or not _BEGINS.match(body):
+        return 0
+    if body.count(b'"') - body.count(b'\\"') > MOST_QUOTES or body.count(b"\\") > MAX_MARKS:
+        raise TooManyError
+    brackets = _STRINGS.sub(b"", body).translate(None, _NO_BRACKETS)
+    if len(brackets) > MOST_BRACKETS:
+        raise TooManyError
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def model_of(body: bytes) -> object:

@@ -19,6 +19,7 @@ MAX_NAME = 1 << 10
 MAX_FIELDS = 100
 _decode, _raw_decode = json.JSONDecoder().decode, json.JSONDecoder().raw_decode
 """What json.loads comes to, with and without its search for white space: nearly every request needs one of them."""
+_TOO_DEEP = f"the body is nested too deeply: at most {largejson.MAX_DEPTH} lists and objects may be within each other"
 _BOM = "\ufeff"
 """llama-server lets it pass before JSON."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
@@ -27,6 +28,15 @@ _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)
 
 class UnreadableError(Exception):
     """The body or the query makes no sense; the message is for the client."""
+
+
+def check_nesting(body: bytes) -> None:
+    """UnreadableError where a JSON body has more within each other than llama-server survives."""
+    try:
+        if largejson.depth_of(body) > largejson.MAX_DEPTH:
+            raise UnreadableError(_TOO_DEEP)
+    except largejson.TooManyError:
+        raise UnreadableError("the body has too many lists, objects or strings") from None
 
 
 def in_json(body: bytes) -> str | None:
@@ -51,7 +61,7 @@ def _whole(body: bytes) -> object:
     except json.JSONDecodeError as error:
         raise UnreadableError(_not_json("is empty" if not body.strip() else f"is not JSON: {error}")) from None
     except RecursionError:
-        raise UnreadableError("the body is nested too deeply") from None
+        raise UnreadableError(_TOO_DEEP) from None
     except UnicodeDecodeError:
         raise
     except ValueError:

@@ -124,11 +124,9 @@ def reader(head: RequestHead) -> Reader | None:
     return Reader(_in_any_json if may_be_empty else modelname.in_json, target, kind)
 
 
-def _reader_of_one(name: str, target: str, kind: Kind) -> Reader | None:
-    """The server is known; the body has to be there before every process gets it, or before a model is started."""
-    if kind is Kind.EVERY:
-        return Reader(partial(_always, name), target, kind)
-    return Reader(partial(_with_a_body, name), target, kind) if kind is Kind.USE else None
+def _reader_of_one(name: str, target: str, kind: Kind) -> Reader:
+    """The server is known; the body has to be looked at before any process gets it, or a model is started."""
+    return Reader(partial(_with_a_body if kind is Kind.USE else _always, name), target, kind)
 
 
 def _always(name: str, _: bytes) -> str:
@@ -159,6 +157,7 @@ def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) ->
     if read is None:
         return _by_head(names, head)
     try:
+        modelname.check_nesting(body)
         name = read.model(body)
         if name is None and head.query:
             name = modelname.in_query(head.query)

@@ -14,7 +14,8 @@ _WORDED = re.compile(r"\s*(?:(error|terminate called|\S*GGML_ASSERT|fatal)|(warn
 _LETTERS = {"D": logging.DEBUG, "I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR}
 _NAMES = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _SERVES = re.compile(r"\bmodel loaded\b|\blistening on \S")
-_REQUEST = re.compile(r"\bdone request: |\blog_server_r\w*: request")
+_REQUEST = re.compile(r"\bdone request: |\blog_server_r")
+"""As llama.cpp says it, and as ik_llama.cpp and older builds do, in words and in JSON."""
 _REMARK = re.compile(
     r"prompt cache is (?:en|dis)abled|use `--cache-ram |--cache-idle-slots requires|the full capacity of the model will"
     r"|for more info see https://github\.com/ggml-org/llama\.cpp/|model has unused tensor|control-looking token"

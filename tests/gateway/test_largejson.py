@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamad.gateway.largejson import MAX_BRACKETS, MAX_KEYS, MAX_MARKS, NotJsonError, TooManyError, model_of
+from llamad.gateway.largejson import (
+    MAX_BRACKETS,
+    MAX_DEPTH,
+    MAX_KEYS,
+    MAX_MARKS,
+    MOST_BRACKETS,
+    MOST_QUOTES,
+    NotJsonError,
+    TooManyError,
+    depth_of,
+    model_of,
+)
 from llamad.gateway.modelname import LARGE, UnreadableError, in_json
 
 VALUES = st.recursive(
@@ -129,3 +140,27 @@ def test_the_time_it_takes_grows_with_the_size_only(unit: bytes) -> None:
     with pytest.raises(NotJsonError):  # its end is missing: nothing is to be tried again another way
         model_of(body)
     assert time.perf_counter() - begun < 3
+
+
+@given(st.integers(0, MAX_DEPTH), st.integers(1, 20))
+def test_the_depth_is_that_of_the_deepest(left: int, more: int) -> None:
+    body = b'[{"a": "[[\\"[", "b": []},' + b"[" * left + b"]" * left + b"," + b"[" * MAX_DEPTH + b"[" * more
+    assert depth_of(body) == 1 + MAX_DEPTH + more
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b"[]," * (MOST_BRACKETS // 2 + 1),
+        b"[" * (MAX_DEPTH + 1) + b'""' * (MOST_QUOTES // 2 + 1),
+        b"[" * (MAX_DEPTH + 1) + b'"' + b"\\n" * (MAX_MARKS + 1) + b'"',
+    ],
+)
+def test_the_depth_of_very_much_is_not_looked_for(body: bytes) -> None:
+    with pytest.raises(TooManyError):
+        depth_of(body)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"a": [1, [2]]}', b"--x" + b"[" * 9000])
+def test_what_cannot_be_deep_is_not_looked_at(body: bytes) -> None:
+    assert depth_of(body) == 0

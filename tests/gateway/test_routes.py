@@ -96,6 +96,36 @@ def test_what_makes_no_sense_is_refused_in_words(names: Names, body: bytes, what
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    "path", [*EVERY_PATH, "/servers/qwen/completion", "/servers/qwen/props", "/servers/qwen/tools"]
+)
+@pytest.mark.parametrize("padding", [b"", b" " * (1 << 17)])
+def test_a_body_that_would_end_the_server_reaches_none(path: str, padding: bytes) -> None:
+    """llama-server walks through lists and objects by recursion, and a few hundred kilobytes of `[` overflow its stack:
+    one request, and its repetition, would end two processes.
+    """
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        body = b'{"model": "qwen", "tools": ' + opening * 500 + b"1" + closing * 500 + padding + b"}"
+        answer = posted(TWO, body, path)
+        assert isinstance(answer, Answer), answer
+        assert answer.status == 400
+        assert "nested too deeply" in error_of(answer)["message"]
+
+
+def test_brackets_in_text_and_side_by_side_nest_nothing() -> None:
+    document = {"model": "qwen", "prompt": '[[[{{{\\"' * 1000, "tokens": [[1], [2]] * 1000}
+    for path in ("/completion", "/servers/qwen/completion"):
+        assert isinstance(posted(TWO, json.dumps(document).encode(), path), ToServer)
+
+
+def test_a_recording_with_brackets_in_it_is_a_form() -> None:
+    body = (
+        b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nqwen\r\n--x\r\n\r\n' + b"[" * 9000 + b"\r\n--x--"
+    )
+    found = posted(TWO, body, "/v1/audio/transcriptions", content_type="multipart/form-data; boundary=x")
+    assert isinstance(found, ToServer)
+
+
 def test_a_model_that_is_not_there_is_404_and_names_what_is() -> None:
     for names in (ONE, TWO):
         answer = posted(names, b'{"model": "gpt-4"}')

@@ -61,6 +61,8 @@ def test_a_line_that_says_ready(line: str, *, ready: bool) -> None:
         ("0.00.441.481 I srv  llama_server: listening on http://0.0.0.0:80", True),
         ("0.00.1 D srv  log_server_r: done request: GET /health 10.0.0.1 503", True),
         ("0.00.002.568 I srv    load_model: loading model '/m/a.gguf'", False),
+        ('INFO [      log_server_request] request | tid="139" timestamp=17 status=503 method="GET" path="/x"', True),
+        ('{"level":"INFO","function":"log_server_request","line":2,"msg":"request","path":"/x"}', True),
     ],
 )
 def test_from_which_line_on_clients_may_write(line: str, *, client: bool) -> None:
