@@ -10,10 +10,14 @@ import signal
 from contextlib import closing
 from typing import Any
 
+import pytest
+
 from tests import client_words
 from tests.contract.server import free_port
 from tests.llamads import Llamad, a_llamad
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.daemon
 
 SECRET = "the words of another client"
 

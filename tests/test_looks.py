@@ -2,7 +2,11 @@
 
 import socket
 
+import pytest
+
 from tests.llamads import a_llamad
+
+pytestmark = pytest.mark.daemon
 
 
 def test_an_end_without_a_word_is_explained_by_what_can_be_seen() -> None:

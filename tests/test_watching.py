@@ -18,6 +18,8 @@ from tests.contract.server import Engine, Server
 from tests.llamads import Llamad, a_llamad
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.daemon
+
 SHORT = {"interval": "1s", "timeout": "500ms", "hang_timeout": "3s", "failures": 2}
 
 

@@ -32,16 +32,31 @@ class RateLimit:
         """Whether a line of `size` bytes that comes at `now` may pass; one that may not is counted. A long line counts
         as one more for each LINE_BYTES of it.
         """
-        if self._filled_at is not None:
-            self._tokens = min(float(self._burst), self._tokens + max(0.0, now - self._filled_at) * self._rate)
-        self._filled_at = now
+        self._fill(now)
         if self._tokens >= 1:
             self._tokens -= 1 + size // LINE_BYTES
             return True
+        self._count(1, now)
+        return False
+
+    def flooded(self, now: float) -> bool:
+        """Whether no line that comes at `now` may pass."""
+        self._fill(now)
+        return self._tokens < 1
+
+    def skip(self, lines: int, now: float) -> None:
+        """Count lines that nobody looked at as cut."""
+        self._count(lines, now)
+
+    def _fill(self, now: float) -> None:
+        if self._filled_at is not None:
+            self._tokens = min(float(self._burst), self._tokens + max(0.0, now - self._filled_at) * self._rate)
+        self._filled_at = now
+
+    def _count(self, lines: int, now: float) -> None:
         if not self._cut:
             self._cut_since = now
-        self._cut += 1
-        return False
+        self._cut += lines
 
     @property
     def report_due(self) -> float | None:

@@ -16,6 +16,8 @@ log = logging.getLogger("llamad.output")
 LAST_LINES = 60
 LINES_A_BURST = 4000
 LINES_PER_S = 200.0
+FLOOD_LINES = 100
+"""Of a flood's lines that come at once, only so many of the newest are looked at: each costs some microseconds."""
 
 
 class Listener:
@@ -68,7 +70,7 @@ class Listener:
 
     def feed(self, data: bytes) -> None:
         """More bytes came."""
-        for text in self._splitter.feed(data):
+        for text in self._splitter.feed(self._newest_of_a_flood(data)):
             self._take(text)
 
     def finish(self) -> None:
@@ -80,6 +82,19 @@ class Listener:
     def report(self) -> None:
         """Call it now and then: tells what was cut, also where no further line comes."""
         self._tell(self._limit.report(time.monotonic()))
+
+    def _newest_of_a_flood(self, data: bytes) -> bytes:
+        """`data`, or its last lines where it is too many and none would pass to the log any more."""
+        now = time.monotonic()
+        if data.count(b"\n") <= FLOOD_LINES or not self._limit.flooded(now):
+            return data
+        skipped, *newest = data.rsplit(b"\n", FLOOD_LINES)
+        self._splitter.flush()  # the line that was begun is skipped, too
+        self._believed = self._believed and not client_hint(skipped.decode(errors="replace"))
+        count = skipped.count(b"\n") + 1
+        self.lines += count
+        self._limit.skip(count, now)
+        return b"\n".join(newest)
 
     def _take(self, text: str) -> None:
         self.lines += 1

@@ -45,13 +45,13 @@ def test_a_descriptor_is_closed_once_whoever_cancels(loop: object, turns: int, a
         del task
         for _ in range(3):
             await asyncio.sleep(0)
-        gc.collect()
+        gc.collect(1)
         fresh = os.open("/dev/null", os.O_RDONLY)
         try:
             assert fresh == number, "it was closed"
             for _ in range(5):
                 await asyncio.sleep(0)
-            gc.collect()
+            gc.collect(1)
             os.fstat(fresh)
         finally:
             os.close(fresh)

@@ -6,9 +6,11 @@ import pytest
 
 from llamad.servers.board import ReplicaKey
 from llamad.servers.diagnosis import LastLines
-from llamad.servers.listener import LAST_LINES, LINES_A_BURST, Listener
+from llamad.servers.listener import FLOOD_LINES, LAST_LINES, LINES_A_BURST, Listener
 from llamad.servers.output import Output
 
+FLOOD = LINES_A_BURST * 2
+"""More than the log takes at once, and than it takes again while they are read."""
 NO_GPU = "warning: no usable GPU found, --gpu-layers option will be ignored"
 
 
@@ -168,3 +170,35 @@ def test_a_flood_is_cut_in_the_log_and_told_and_kept_for_llamad_logs(caplog: pyt
     assert f"{LINES_A_BURST * 2 - passed} lines suppressed" in last.getMessage()
     assert "`llamad logs a` has the newest" in last.getMessage()
     assert last.__dict__["event"] == "log-flood"
+
+
+@pytest.mark.usefixtures("_all_levels")
+def test_of_a_flood_only_the_newest_lines_are_looked_at_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A megabyte of empty lines is a million of them: their reader would learn of the child's end seconds late."""
+    heard = Heard()
+    heard.listener.feed(b"\n" * FLOOD)
+    heard.listener.feed(b"a line that was beg")
+    heard.listener.feed(b"un\n" + b"x\n" * 1000 + b"newest\nand the nex")
+    heard.listener.feed(b"t\n")
+    heard.listener.finish()
+    assert heard.listener.lines == FLOOD + 1003
+    texts = [line.text for line in heard.output.lines()]
+    assert texts[-3:] == ["x", "newest", "and the next"]
+    assert texts.count("x") == FLOOD_LINES - 2
+    cut = sum(int(one.getMessage().split()[1]) for one in caplog.records if "suppressed" in one.getMessage())
+    assert cut == heard.listener.lines - sum("suppressed" not in one.getMessage() for one in caplog.records)
+
+
+def test_a_line_about_a_request_counts_in_a_flood_that_is_skipped_too() -> None:
+    heard = Heard()
+    heard.listener.feed(b"\n" * FLOOD)
+    heard.listener.feed(b"main: server is listening on x\n" + b"\n" * 1000)
+    heard.says(NO_GPU)
+    assert NO_GPU in heard.listener.last_lines.since
+
+
+@pytest.mark.usefixtures("_all_levels")
+def test_many_lines_at_once_are_no_flood_yet(caplog: pytest.LogCaptureFixture) -> None:
+    heard = Heard()
+    heard.listener.feed(b"x\n" * (LINES_A_BURST - 1))
+    assert len(caplog.records) == LINES_A_BURST - 1

@@ -209,6 +209,10 @@ async def test_a_flood_of_empty_lines_gets_a_share_of_the_loop_and_no_more(outli
         assert lines > 1000
         assert worst < 0.05, "a turn took too long"
         assert time.thread_time() - used < 0.4 * (time.monotonic() - began)
+        killed_at = time.thread_time()
+        process.kill()
+        await process.ended
+        assert time.thread_time() - killed_at < 2, "its end was told late"
     finally:
         process.kill()
         await process.ended
