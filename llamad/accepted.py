@@ -26,18 +26,28 @@ def keep_accepted(files: Files, directories: Directories) -> None:
     """
     target = directories.runtime / _FOLDER
     try:
-        fresh = Path(tempfile.mkdtemp(dir=directories.runtime, prefix=f"{_FOLDER}-"))  # for nobody else to read
-        (fresh / DROP_INS).mkdir()
-        for path, data in files.contents.items():
-            (fresh / _place(path, files.main)).write_bytes(data)
-        link = directories.runtime / f"{_FOLDER}.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(fresh.name)
-        os.replace(link, target)  # a folder could not be replaced in one step, a link to one can
+        try:
+            _copy(files, target)
+        finally:
+            _remove_older(target)
     except OSError as error:
         log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})
+
+
+def _copy(files: Files, target: Path) -> None:
+    fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_FOLDER}-"))  # for nobody else to read
+    (fresh / DROP_INS).mkdir()
+    for path, data in files.contents.items():
+        (fresh / _place(path, files.main)).write_bytes(data)
+    link = target.parent / f"{_FOLDER}.new"
+    link.unlink(missing_ok=True)
+    link.symlink_to(fresh.name)
+    os.replace(link, target)  # a folder could not be replaced in one step, a link to one can
+
+
+def _remove_older(target: Path) -> None:
     current = target.resolve().name
-    for old in directories.runtime.glob(f"{_FOLDER}-*"):
+    for old in target.parent.glob(f"{_FOLDER}-*"):
         if old.name != current:
             shutil.rmtree(old, ignore_errors=True)
 

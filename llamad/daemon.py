@@ -22,7 +22,7 @@ from llamad.config.model import Config
 from llamad.config.watch import FolderWatch
 from llamad.control.api import control
 from llamad.credentials import Credentials
-from llamad.errors import ConfigError, ExitCode, LlamadError, UnavailableError
+from llamad.errors import ConfigError, ExitCode, LlamadError
 from llamad.front import Front, farewell
 from llamad.gateway import access
 from llamad.host import journal
@@ -370,11 +370,11 @@ class Daemon:
         return [one for one in (self._stopping, self._reloader.notice, self._front.problem) if one is not None]
 
     def _begin_upgrade(self) -> None:
-        """End soon, but without the servers: the next llamad takes them over. UnavailableError where none will come,
+        """End soon, but without the servers: the next llamad takes them over. LlamadError where none will come,
         LlamadError where the servers could not be kept for it.
         """
         if not self._notifier.can_store:
-            raise UnavailableError(
+            raise LlamadError(
                 "only a llamad that systemd runs can be upgraded in place", hint="end it, and start the new one"
             )
         mark = self._directories.runtime / KEEP_MARK

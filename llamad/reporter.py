@@ -5,6 +5,7 @@ while every part makes progress.
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from llamad.config.model import Config
 from llamad.host.notify import Notifier
@@ -54,9 +55,11 @@ class Reporter:
             await asyncio.wait((waiting,))
         now = asyncio.get_running_loop().time()
         conditions = [self._fleet.condition(name) for name in always if name in self._fleet.configs]
-        failed = [f"{one.server} {one.line(now)}" for one in conditions if one.wanted == "running" and not one.serves]
+        failed = [one for one in conditions if one.wanted == "running" and not one.serves]
         if failed and config.startup == "strict":
-            raise StrictStartError(f"startup is strict: {'; '.join(failed)}")
+            # nothing is tried again once llamad has ended
+            told = [f"{one.server} {replace(one, until=None).line(now)}" for one in failed]
+            raise StrictStartError(f"startup is strict: {'; '.join(told)}")
 
     def ready(self) -> None:
         """The start is done."""

@@ -396,6 +396,22 @@ def test_a_copy_that_cannot_be_made_costs_a_line_and_not_the_old_copy(
     assert caplog.records[0].getMessage().startswith("cannot keep a copy of the configuration: ")
 
 
+def test_a_copy_needs_no_descriptor_that_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Looking for older copies fails too where there is no descriptor: what was accepted holds all the same."""
+    directories = Directories(tmp_path / "run", tmp_path, tmp_path)
+    directories.runtime.mkdir()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    file = tmp_path / "llamad.yaml"
+    keep_accepted(Files(file, {file: b"1"}), directories)
+    assert caplog.records[0].getMessage().startswith("cannot keep a copy of the configuration: ")
+
+
 def test_the_old_copy_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = Directories(tmp_path / "run", tmp_path, tmp_path)
     directories.runtime.mkdir()

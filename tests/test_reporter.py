@@ -110,8 +110,9 @@ def test_a_server_that_fails_ends_the_start_only_where_it_is_strict(startup: str
                 else:
                     with pytest.raises(
                         StrictStartError, match="startup is strict: a failed: it ended with exit code 1"
-                    ):
+                    ) as raised:
                         await one.reporter.until_started(config)
+                    assert "next try" not in str(raised.value), "llamad ends"
 
     tell(story)
 

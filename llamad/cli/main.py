@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_ENDS, allow_abbrev=False
         )
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, parser=one)
         return one
 
     _add_daemon(add)
@@ -71,6 +71,30 @@ def parser() -> argparse.ArgumentParser:
     _add_servers(add)
     _add_machine(add)
     return top
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was typed; ends where it cannot be understood."""
+    words, top = sys.argv[1:] if argv is None else list(argv), parser()
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        top.error(f"options stand after the command: {top.prog} COMMAND {words[0]}")
+    given, left = top.parse_known_args(words)
+    if left:
+        _not_understood(given.parser, left[0])
+    return given
+
+
+def _not_understood(command: argparse.ArgumentParser, word: str) -> NoReturn:
+    """End with what may have been meant by a word that a command does not take."""
+    from difflib import get_close_matches
+
+    if not word.startswith("-"):
+        takes_file = "[--config FILE]" in command.format_usage() and "[FILE]" not in command.format_usage()
+        command.error(f"unexpected argument {word!r}" + (f": did you mean --config {word}?" if takes_file else ""))
+    option = word.partition("=")[0]
+    known = re.findall(r"--[a-z]+", command.format_help())
+    near = get_close_matches(option, known, n=1, cutoff=0.7)
+    command.error(f"unknown option {option}" + (f": did you mean {near[0]}?" if near else ""))
 
 
 _Add = Callable[[str, Command, str], argparse.ArgumentParser]
@@ -281,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     try:
         try:
-            given = parser().parse_args(argv)
+            given = parsed(argv)
             code = given.command(given)
         finally:
             sys.stdout.flush()

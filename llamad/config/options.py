@@ -1,6 +1,7 @@
 """A llama-server binary and the options it knows: finds it, asks it (`--help`), and remembers the answer."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -167,7 +168,9 @@ def _locate(name: str, environ: Mapping[str, str], env: Mapping[str, str]) -> _F
         found_file = status(path)
     except OSError as error:
         raise BinaryError(f"{path}: {error.strerror}", hint="llama_server names the program that will run") from None
-    if stat.S_ISDIR(found_file.st_mode) or not os.access(path, os.X_OK):
+    if stat.S_ISDIR(found_file.st_mode):
+        raise BinaryError(f"{path} is a folder, not a program", hint="llama_server names the program that will run")
+    if not os.access(path, os.X_OK):
         raise BinaryError(f"{path} is not executable", hint=f"chmod +x {path}, if it is llama-server")
     decides = sorted(env.items()), [environ.get(name) for name in _DECIDE]
     return _File(
@@ -189,9 +192,13 @@ def _ask(path: Path, environ: Mapping[str, str]) -> str:
             start_new_session=True,
         )
     except OSError as error:
-        hint = "it is built for another machine, or is no program"
-        if isinstance(error, PermissionError):
+        hint = None
+        if error.errno == errno.ENOEXEC:
+            hint = "it is built for another machine, or is no program"
+        elif isinstance(error, PermissionError):
             hint = "its file system may be mounted noexec, or a security module forbids it"
+        elif isinstance(error, FileNotFoundError):
+            hint = "the interpreter or loader that it names is not there"
         raise BinaryError(f"{path} cannot be run: {error.strerror}", hint=hint) from None
     with child:
         try:

@@ -18,6 +18,7 @@ _COLON = re.compile(r":(\s|$)")
 _VALUE = re.compile(r":\s+[^\s#|>&]")
 _NO_SPACE = re.compile(r"\s*(?:- )?([\w-]+):(?!//)([^\s:].*)")
 _NO_MAPPING_HERE = ("mapping values are not allowed here", "mapping values are not allowed in this context")
+_BLOCK_FOUND = re.compile(r"but found '<block (mapping|sequence) start>'")
 _CLOSING = {"[": "]", "{": "}"}
 
 Said = tuple[int, int, str]
@@ -43,8 +44,9 @@ def _said(text: str, error: yaml.MarkedYAMLError) -> Said:
     line, column = (mark.line, mark.column) if mark else (0, 0)
     if line < len(lines) and lines[line][column : column + 1] == "\t":
         return line, column, "a tab: YAML is indented with spaces only"
-    if line < len(lines) and (at := unseen_at(lines[line])) is not None:
-        return line, at, unseen_words(lines[line][at])
+    for near in (line, _above(lines, line)):  # what has the wrong indent is often noticed in the next line
+        if near is not None and near < len(lines) and (at := unseen_at(lines[near])) is not None:
+            return near, at, unseen_words(lines[near][at])
     for usual in (_unclosed_quote, _unclosed_bracket, _missing_colon, _second_colon, _indent, _reserved):
         if (said := usual(text, lines, error, line, column)) is not None:
             return said
@@ -107,7 +109,9 @@ def _missing_colon(_text: str, lines: list[str], error: yaml.MarkedYAMLError, li
     key: int | None
     if error.problem == "could not find expected ':'" and error.context_mark is not None:
         key = error.context_mark.line
-    elif str(error.problem) in _NO_MAPPING_HERE and ":" not in lines[line][:column]:
+    elif (str(error.problem) in _NO_MAPPING_HERE and ":" not in lines[line][:column]) or _ends_early(
+        lines, error, line
+    ):
         key = _above(lines, line)
     else:
         return None
@@ -115,6 +119,14 @@ def _missing_colon(_text: str, lines: list[str], error: yaml.MarkedYAMLError, li
         return None
     words = no_space(lines[key].rstrip()) or "no ':' follows this key: write KEY: VALUE"
     return key, _indent_of(lines[key]), words
+
+
+def _ends_early(lines: list[str], error: yaml.MarkedYAMLError, line: int) -> bool:
+    """Whether a comment ends the text above, which the parser else takes together with what follows."""
+    above = _above(lines, line)
+    if above is None or line >= len(lines) or not _BLOCK_FOUND.search(str(error.problem)):
+        return False
+    return _indent_of(lines[above]) == _indent_of(lines[line])
 
 
 def _second_colon(_text: str, lines: list[str], error: yaml.MarkedYAMLError, line: int, column: int) -> Said | None:
@@ -135,7 +147,7 @@ def _indent(_text: str, lines: list[str], error: yaml.MarkedYAMLError, line: int
             f"indented deeper than line {above + 1}, whose key has its value already: begin it in column {other + 1}"
         )
         return line, mine, words
-    if not re.search(r"but found '<block (mapping|sequence) start>'", str(error.problem)):
+    if not _BLOCK_FOUND.search(str(error.problem)):
         return None
     indents = {_indent_of(lines[at]): at for at in range(line) if lines[at].split("#")[0].strip()}
     near = (

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Generic, TypeVar
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails
 from llamad.config.model import Section
 from llamad.config.problems import Position, Problem
 from llamad.config.syntax import no_space
+from llamad.config.units import parse_duration
 from llamad.config.values import CONFLICT, PATTERN_WORDS
 from llamad.config.yamltree import Node
 
@@ -191,7 +193,8 @@ def _words(node: Node, error: ErrorDetails) -> str:
         return f"must be {_TYPES[kind]}, not {shown(node)}{quotes}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
-        return f"must be {words} {context[name]:g}, not {shown(node)}"
+        unit = "s" if isinstance(node.value, str) and _is_duration(node.value) else ""
+        return f"must be {words} {context[name]:g}{unit}, not {shown(node)}"
     if kind == "string_pattern_mismatch":
         return f"{error['input']!r} {PATTERN_WORDS[context['pattern']]}"
     if kind == "literal_error":
@@ -199,3 +202,10 @@ def _words(node: Node, error: ErrorDetails) -> str:
         near = get_close_matches(node.text, re.split(r", | or ", expected), n=1)
         return f"must be {expected}, not {shown(node)}" + (f": did you mean {near[0]}?" if near else "")
     return f"cannot be {shown(node)}"
+
+
+def _is_duration(text: str) -> bool:
+    with suppress(ValueError):
+        parse_duration(text)
+        return True
+    return False

@@ -41,6 +41,9 @@ def parse_address(text: str) -> Address:
     """Read `unix:/path.sock`, `host:port` or `[v6]:port`; ValueError says in words what is wrong."""
     if text.startswith("unix:"):
         return _parse_unix(text.removeprefix("unix:"))
+    scheme, there, _ = text.partition("://")
+    if there:
+        raise ValueError(f"{text!r} is a URL: write HOST:PORT, without {scheme}:// and without a path")
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError(f"{text!r} has no port: write HOST:PORT or unix:/PATH")

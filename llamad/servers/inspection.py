@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,11 +48,13 @@ def inspect(launch: Launch) -> Failure | None:
 
 def _fault_of(binary: Path) -> str | None:
     try:
-        status(binary)
+        found = status(binary)
     except FileNotFoundError:
         return "is not there"
     except OSError as error:
         return f"cannot be looked at: {error.strerror}"
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder, not a program"
     return None if os.access(binary, os.X_OK) else "is not executable"
 
 

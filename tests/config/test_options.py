@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -209,7 +211,7 @@ def test_not_executable(tmp_path: Path) -> None:
     path = tmp_path / "server"
     path.write_text("x")
     assert refused(path) == (f"{path} is not executable", f"chmod +x {path}, if it is llama-server")
-    assert refused(tmp_path)[0] == f"{tmp_path} is not executable"
+    assert refused(tmp_path)[0] == f"{tmp_path} is a folder, not a program"
 
 
 def test_no_program(tmp_path: Path) -> None:
@@ -220,6 +222,27 @@ def test_no_program(tmp_path: Path) -> None:
         f"{path} cannot be run: Exec format error",
         "it is built for another machine, or is no program",
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EMFILE, None),
+        (errno.ENOMEM, None),
+        (errno.EACCES, "its file system may be mounted noexec, or a security module forbids it"),
+        (errno.ENOENT, "the interpreter or loader that it names is not there"),
+    ],
+)
+def test_what_keeps_a_program_from_being_run_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, hint: str | None
+) -> None:
+    path = a_program(tmp_path / "server", "exit 0")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    assert refused(path) == (f"{path} cannot be run: {os.strerror(code)}", hint)
 
 
 def test_another_program(tmp_path: Path) -> None:

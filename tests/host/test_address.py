@@ -25,6 +25,10 @@ def test_what_is_read_is_written_the_same(text: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "http://h:8080",
+            "'http://h:8080' is a URL: write HOST:PORT, without http:// and without a path",
+        ),
         ("8080", "'8080' has no port: write HOST:PORT or unix:/PATH"),
         ("::1:8080", "an IPv6 address is written in brackets: [::1]:8080"),
         (":8080", "':8080' has no host: write 127.0.0.1:8080, or 0.0.0.0:8080 for every interface"),
