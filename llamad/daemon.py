@@ -412,6 +412,7 @@ class Daemon:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # what came before waits no longer
         try:
             yield
         finally:

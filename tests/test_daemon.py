@@ -122,6 +122,26 @@ def test_a_typo_in_a_running_servers_model_does_not_stop_it(llamad: Llamad) -> N
     assert llamad.status("b")["state"] == "ready"
 
 
+def test_a_hangup_before_llamad_can_reload_waits_and_ends_nothing() -> None:
+    """Unhandled, it ends a process; a script that edits and reloads does not wait for the end of a start."""
+    with a_llamad() as one:
+        as_usual(one)
+        one.start()
+        assert one.process is not None
+        status = Path(f"/proc/{one.process.pid}/status")
+
+        def blocks_it() -> bool:
+            blocked = next(line for line in status.read_text().splitlines() if line.startswith("SigBlk:"))
+            return bool(int(blocked.split()[1], 16) & 1 << signal.SIGHUP - 1)
+
+        wait_until(blocks_it)
+        one.send(signal.SIGHUP)
+        one.wait_for("a")
+        wait_until(lambda: one.events("reload: SIGHUP") != [])
+        assert not blocks_it()
+        assert one.end() == 0
+
+
 def test_sighup_reads_the_file(llamad: Llamad) -> None:
     before = len(llamad.events("configuration accepted: no server changed"))
     llamad.send(signal.SIGHUP)

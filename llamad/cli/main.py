@@ -205,6 +205,8 @@ def _count(text: str) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until llamad can reload: unhandled, it would end it
+
     from llamad.daemon import run
 
     return run(given.config)

@@ -83,6 +83,8 @@ class Relay:
     _following: AnswerBody | None = None
     _buffer = b""
     _retried = False
+    _losses = 0
+    """How often it was sent, and the connection closed without a word."""
     _asked = 0.0
     _tail: deque[bytes] | None = None
 
@@ -98,8 +100,11 @@ class Relay:
 
     def start(self) -> None:
         """Ask for a replica, and go on from there."""
-        self._exchange.server = self._route.server
-        self._ask()
+        server = self._exchange.server = self._route.server
+        if self._shared.deadly.is_known(server, self._route.target, self._body, self._shared.loop.time()):
+            self._fail(f"this very request has just ended two processes of {server!r}: it is not tried again so soon")
+        else:
+            self._ask()
 
     def abandon(self) -> None:
         """The client has left: so does everything that works for it, but for a conversation, which llama-server goes on
@@ -308,6 +313,7 @@ class Relay:
     def lost(self, error: Exception | None) -> None:
         """The replica's connection ended before its answer did."""
         upstream, self._upstream = self._upstream, None
+        self._losses += 1
         if self._following is not None:
             if error is None and type(self._following) is UntilClose:
                 self._complete(self._following, b"")
@@ -330,6 +336,8 @@ class Relay:
         elif self._route.replica is not None:
             self._fail(f"the server {self._route.server!r} gave no answer: {reason}")
         elif self._retried:
+            if self._losses > 1:
+                self._shared.deadly.note(self._route.server, self._route.target, self._body, self._shared.loop.time())
             self._fail(f"the server {self._route.server!r} gave no answer, twice: {reason}")
         else:
             self._retried = True

@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Protocol
 
 from llamad.gateway.answers import AnswerHeads
+from llamad.gateway.deadly import Deadly
 from llamad.gateway.http1 import Heads
 from llamad.gateway.types import Policy
 from llamad.gateway.upstream import IdleCount, Upstreams
@@ -121,6 +122,7 @@ class Shared:
         self.heads, self.unix_heads = Heads(), Heads()
         """Over TCP and over unix sockets, of which the policy may say different things."""
         self.answers = AnswerHeads()
+        self.deadly = Deadly()
         self.now = self.loop.time()
         """The time of the last sweep: near enough for deadlines of many seconds, and cheaper than the loop's."""
         self.body_bytes = 0

@@ -47,6 +47,32 @@ async def test_request_that_kills_twice_is_a_502(gate: Gate, origin: Origin) -> 
     assert (gate.rules.records[0].error, gate.rules.records[0].retries) == ("upstream-died", 1)
 
 
+async def test_what_killed_twice_is_not_tried_a_third_time_by_a_library_that_repeats_it(
+    gate: Gate, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.behave = Dying(2)
+    assert (await gate.ask(post(b"deadly"))).status == 502
+    for _ in range(2):
+        reply = await gate.ask(post(b"deadly"))
+        assert reply.status == 502
+        assert "not tried again so soon" in reply.error
+    assert len(gate.rules.asked) == 2
+    assert (await gate.ask(post(b"others"))).body == b"others"
+    monkeypatch.setattr("llamad.gateway.deadly.REMEMBERED", -1.0)
+    for body in (b"one", b"two"):
+        origin.behave = Dying(3)
+        assert (await gate.ask(post(body))).status == 502
+    assert (await gate.ask(post(b"one"))).body == b"one"
+
+
+async def test_what_could_not_be_sent_has_killed_nobody(gate: Gate, origin: Origin) -> None:
+    there = list(gate.rules.addresses)
+    gate.rules.addresses[:] = [TcpAddress("127.0.0.1", 1)]
+    assert (await gate.ask(post())).status == 502
+    gate.rules.addresses[:] = there
+    assert (await gate.ask(post())).status == 200
+
+
 async def test_replica_that_cannot_be_reached_is_left_for_another(gate: Gate, origin: Origin) -> None:
     gate.rules.addresses.insert(0, UnixAddress(origin.path.with_name("nobody")))
     assert (await gate.ask(post())).status == 200
