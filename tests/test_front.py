@@ -1,7 +1,9 @@
 """The gateway as a part of the daemon: its keys, and its end (how it listens: tests/gateway, test_service)."""
 
 import asyncio
+import logging
 import math
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -14,6 +16,7 @@ from llamad.config.model import Config, GatewayConfig, StopPolicy
 from llamad.front import Front, changed_keys, drain, farewell
 from llamad.gateway.gateway import Gateway
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys
+from llamad.gateway.listen import STORED
 from llamad.host.notify import Notifier, SystemdEnvironment
 from llamad.host.pulse import Pulse
 from llamad.servers.board import ReplicaKey
@@ -117,6 +120,30 @@ def test_a_server_on_its_way_out_has_its_requests_in_hand_too() -> None:
             assert fleet.in_hand() == (0, 0.0)
 
     tell(story)
+
+
+def test_what_systemd_kept_and_nobody_needs_is_closed_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    """`descriptors 'gateway' from systemd are of no use here: closed` told neither whose they are, nor why."""
+    caplog.set_level(logging.INFO)
+    ends = [os.pipe() for _ in range(3)]
+    handed = dict(zip(("gateway", f"{STORED}1234", "else"), map(list, ends), strict=True))
+
+    async def story() -> None:
+        async with two_servers() as (fleet, began):
+            pulse, notifier = Pulse(lambda: began), Notifier(SystemdEnvironment())
+            front = Front(fleet, (), notifier, pulse, external_key=lambda _: None, changed=lambda: None)
+            front._close_useless(handed)
+
+    tell(story)
+    assert handed == {}
+    for fd in (fd for pair in ends for fd in pair):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    assert [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "llamad.front"] == [
+        ("WARNING", "llamad.socket ('gateway') has something that is no listening socket: closed"),
+        ("INFO", f"a socket of an address that gateway.listen names no more ('{STORED}1234') is closed"),
+        ("WARNING", "systemd handed over file descriptors that are not llamad's ('else'): closed"),
+    ]
 
 
 class Stumbling:

@@ -60,6 +60,12 @@ def test_the_configurations_are_right(text: str) -> None:
         ServerConfig.model_validate({"name": name, **server})
 
 
+def test_it_says_where_llama_server_comes_from_and_names_nothing_that_cannot_be_had() -> None:
+    """Debian 13 has no llama-server, and llamad is not on PyPI."""
+    assert "### llama-server" in README
+    assert re.findall(r"pip install [^`]*llamad\b", README) == []
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\b((?:packaging|systemd)/[\w./-]*\w)", README))))
 def test_the_files_told_are_there(name: str) -> None:
     assert (ROOT / name).exists()

@@ -287,7 +287,7 @@ class _Load:
         if control is not None and is_folder(control):
             self._tell(("control", "socket"), f"{control} is a folder, not a socket", kind=ProblemKind.WORLD)
         elif control is not None and not is_folder(control.parent.parent):
-            words = f"there is no folder {control.parent.parent}, or it cannot be entered"
+            words = f"there is no folder {control.parent.parent}"
             self._tell(("control", "socket"), words, kind=ProblemKind.WORLD)
 
     def _ask_the_machine(self, server: Written, head: Typed[Config]) -> None:

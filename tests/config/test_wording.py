@@ -4,7 +4,15 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from llamad.config.model import ControlConfig, GatewayConfig, LogConfig, QueueConfig, Section, ServerConfig
+from llamad.config.model import (
+    ControlConfig,
+    GatewayConfig,
+    HealthPolicy,
+    LogConfig,
+    QueueConfig,
+    Section,
+    ServerConfig,
+)
 from llamad.config.wording import shown, typed
 from llamad.config.yamltree import Node, parse_tree
 
@@ -66,6 +74,9 @@ def test_what_is_given_is_no_key() -> None:
         (QueueConfig, "size: [1]", "1:7: s.size: must be a whole number, not a list"),
         (QueueConfig, "- size", "1:1: s: must be a mapping (key: value), not a list"),
         (QueueConfig, "xyz: 1", "1:1: s.xyz: unknown key (known are size, timeout)"),
+        (HealthPolicy, "interval: 500ms", "1:11: s.interval: must be at least 1s, not '500ms'"),
+        (HealthPolicy, "interval: 0.5", "1:11: s.interval: must be at least 1, not 0.5"),
+        (GatewayConfig, "max_connections: 0", "1:18: s.max_connections: must be at least 1, not 0"),
         (Odd, "short: abc", "1:8: s.short: cannot be 'abc'"),
     ],
 )

@@ -108,6 +108,17 @@ async def test_limit_of_a_new_configuration_holds(front: Front) -> None:
     assert (await front.ask(post(b'{"model": "one"}'))).status == 413
 
 
+def test_connections_are_as_many_as_the_configuration_and_the_descriptors_allow(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamad.gateway.gateway.own_limit", lambda: 10_000)
+    few = front.settings.model_copy(update={"max_connections": 100})
+    assert front.gateway._limits(few).connections == 100
+    many = front.gateway._limits(front.settings.model_copy(update={"max_connections": 16384}))
+    assert 4000 < many.connections < 5000, "each may need a second descriptor, for its server"
+    assert many.idle_upstreams == many.connections // 8
+
+
 async def test_requests_wait_for_a_place_and_are_refused_where_too_many_do(front: Front, origin: Origin) -> None:
     go_on = asyncio.Event()
     answer = origin.behave
