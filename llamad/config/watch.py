@@ -113,10 +113,11 @@ class FolderWatch:
         by another. Those of the files that are named only where they may be read: they are looked at now and then all
         the same.
         """
-        real = {path: _real(path) for path in (self._file, *self._named)}
+        named = self._named  # a thread looks, and others may be named meanwhile
+        real = {path: _real(path) for path in (self._file, *named)}
         self._real = frozenset(real.values())
         there = {self._file.parent, real[self._file].parent, self._drop_ins}
-        there |= {one for path in self._named for one in (path.parent, real[path].parent) if _may_enter(one)}
+        there |= {one for path in named for one in (path.parent, real[path].parent) if _may_enter(one)}
         found = {folder: _status(folder) for folder in there}
         return {folder: look.st_ino for folder, look in found.items() if look is not None and S_ISDIR(look.st_mode)}
 

@@ -243,3 +243,15 @@ async def test_a_writer_that_never_closes_is_not_waited_for_for_ever(
         writer.write("half")
         writer.flush()
         await settled(lambda: [file, file.with_name("gone")], writers)
+
+
+def test_others_may_be_named_while_a_thread_looks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload names other key files on the loop: a look that went on by them ended llamad with a KeyError."""
+    seen = FolderWatch(file)
+
+    def look(path: Path) -> Path:
+        seen._named = frozenset({file.parent / "others"})
+        return path
+
+    monkeypatch.setattr(watch, "_real", look)
+    assert seen._folders().keys() == {file.parent}
