@@ -31,14 +31,16 @@ def keep_accepted(files: Files, directories: Directories) -> None:
         finally:
             _remove_older(target)
     except OSError as error:
-        log.warning("cannot keep a copy of the configuration: %s", error, extra={"event": "accepted-copy"})
+        log.warning(
+            "cannot keep a copy of the configuration: %s", error.strerror or error, extra={"event": "accepted-copy"}
+        )
 
 
 def _copy(files: Files, target: Path) -> None:
     fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_FOLDER}-"))  # for nobody else to read
     (fresh / DROP_INS).mkdir()
     for path, data in files.contents.items():
-        (fresh / _place(path, files.main)).write_bytes(data)
+        (fresh / _place(path, files.main, files.main.name)).write_bytes(data)
     link = target.parent / f"{_FOLDER}.new"
     link.unlink(missing_ok=True)
     link.symlink_to(fresh.name)
@@ -70,18 +72,25 @@ def mistakes(loaded: Loaded, running: Iterable[str], accepted: Files | None) -> 
     files = loaded.files
     if loaded.config is None or not set(running) - loaded.config.servers.keys():
         return ()
-    before = {files.main: b"?"} if accepted is None else accepted.contents
-    empty = (path for path, data in files.contents.items() if not data.strip() and before.get(path, b"").strip())
+    before = {Path(files.main.name): b"?"}
+    if accepted is not None:  # a draft stands for it, which may be elsewhere and have another name
+        before = {_place(path, accepted.main, files.main.name): data for path, data in accepted.contents.items()}
+    empty = (
+        path
+        for path, data in files.contents.items()
+        if not data.strip() and before.get(_place(path, files.main, files.main.name), b"").strip()
+    )
     found = [
         Problem(Position(path, 1, 1), "", f"the file is empty, {_MISTAKE}", hint="to stop them, write `servers: {}`")
         for path in empty
     ]
     folder = files.main.parent / DROP_INS
-    if not files.has_folder and any(path.parent == folder for path in before):
+    if not files.has_folder and any(path.parent.name for path in before):
         hint = "to stop its servers, leave the folder there and empty"
         found.append(Problem(Position(folder, 1, 1), "", f"the folder is gone, {_MISTAKE}", hint=hint))
     return tuple(found)
 
 
-def _place(path: Path, main: Path) -> Path:
-    return Path(main.name) if path == main else Path(DROP_INS, path.name)
+def _place(path: Path, main: Path, name: str) -> Path:
+    """Where a file stands beside the first one, which is called `name`."""
+    return Path(name) if path == main else Path(DROP_INS, path.name)

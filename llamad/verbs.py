@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from llamad import __version__
-from llamad.config.files import Files
+from llamad.config.files import DROP_INS, Files, is_drop_in
 from llamad.config.model import ServerConfig
 from llamad.control import documents, operations, wire
 from llamad.control.operations import Before, ReloadOutcome, Settled
@@ -91,8 +91,14 @@ class Verbs(operations.Operations):
         return operations.CheckOutcome(found.main, tuple(found.contents), servers, judged.verdict)
 
     async def _other(self, files: Files | None) -> Files | None:
-        """The files that somebody sent; None where they are those on disk, which llamad reads itself."""
-        return None if files is None or await aside(_are_same, files.main, self._reloader.file) else files
+        """The files that somebody sent; None where they are those on disk, or one is a drop-in of these: llamad reads
+        them itself, and all together.
+        """
+        if files is None:
+            return None
+        sent, own = files.main, self._reloader.file
+        among_drop_ins = is_drop_in(sent) and await aside(_are_same, sent.parent, own.parent / DROP_INS)
+        return None if among_drop_ins or await aside(_are_same, sent, own) else files
 
     async def start(self, servers: tuple[str, ...], *, wait: bool) -> tuple[Settled, ...]:
         """See Operations."""

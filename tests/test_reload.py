@@ -525,6 +525,9 @@ def test_a_file_may_be_planned_in_the_place_of_the_one_on_disk(tmp_path: Path) -
             planned = await house.reloader.plan(files)
             assert sorted(planned.touched) == ["a", "b"]
             assert (await house.reloader.plan()).touched == ()
+            for empty in (b"", b" \n"):
+                with pytest.raises(ConfigError, match=r"refused because of /nowhere/new\.yaml:1:1"):
+                    await house.reloader.plan(Files(files.main, {files.main: empty}))  # as where it stood there
             broken = Files(files.main, {files.main: b"servers: ["})
             with pytest.raises(ConfigError, match=r"refused because of /nowhere/new\.yaml:1:"):
                 await house.reloader.plan(broken)

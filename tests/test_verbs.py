@@ -366,3 +366,24 @@ def test_devices_have_the_drivers_figures_where_there_is_one(monkeypatch: pytest
             assert [one["memory_total_bytes"] for one in document["gpus"]] == [100 if driver else None]
 
     tell(story)
+
+
+def test_a_drop_in_of_the_configuration_is_judged_together_with_the_rest(tmp_path: Path) -> None:
+    """On its own it has neither the models' folder nor the defaults, and every other server would end."""
+
+    async def story() -> None:
+        async with asked() as one:
+            one.reloader.files = (tmp_path / "llamad.yaml",)
+            drop_in, other, editors = (tmp_path / name for name in ("conf.d/b.yaml", "b.yaml", "conf.d/.b.yaml"))
+            drop_in.parent.mkdir()
+            for path in (tmp_path / "llamad.yaml", drop_in, other, editors):
+                path.write_text("servers: {}")
+                await one.verbs.check(Files(path, {path: b"servers: {}"}))
+            assert [None if sent is None else sent.main for sent in one.reloader.planned] == [
+                None,
+                None,
+                other,
+                editors,
+            ]
+
+    tell(story)

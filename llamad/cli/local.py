@@ -33,7 +33,7 @@ def check(file: Path | None, default: Path, client: "Client", *, as_json: bool) 
     """
     report, why = _as_llamad_sees_it(file, client)
     if report is None:
-        report = _as_seen_here(file or default, alone=why == _NOBODY)
+        report = _as_seen_here(default if file is None else _whole(file, default.name), alone=why == _NOBODY)
     if as_json:
         print(json.dumps(report, indent=2))
         return int(report["exit_code"])
@@ -54,6 +54,19 @@ def _as_llamad_sees_it(file: Path | None, client: "Client") -> "tuple[Document |
     except LlamadError as error:
         not_allowed = error.exit_code == ExitCode.NOT_ALLOWED
         return None, "you may not ask llamad" if not_allowed else f"llamad was not asked: {error.message}"
+
+
+def _whole(file: Path, name: str) -> Path:
+    """The first file of the configuration that FILE is a drop-in of; FILE where it is none."""
+    from llamad.config.files import DROP_INS, is_drop_in
+
+    folder = file.absolute().parent
+    main = folder.parent / name
+    try:
+        status(main)
+    except OSError:  # then it is read for itself
+        return file
+    return main if folder.name == DROP_INS and is_drop_in(file) else file
 
 
 def files_of(file: Path) -> "Document":

@@ -49,6 +49,19 @@ def test_a_good_file_is_one_line(folder: Path, capsys: Captured) -> None:
     assert capsys.readouterr().out == f"{file}: OK, 2 servers {ALONE}\n"
 
 
+def test_a_drop_in_is_checked_together_with_the_rest(folder: Path, capsys: Captured) -> None:
+    """Its models and defaults are those of the whole configuration."""
+    drop_in = folder / "conf.d" / "b.yaml"
+    drop_in.parent.mkdir()
+    drop_in.write_text("servers: {b: {model: m.gguf}}")
+    main(["check", str(drop_in)])
+    assert f"{drop_in}:1:22: servers.b.model: " in capsys.readouterr().err, "there is nothing that it belongs to"
+    file = a_file(folder, "  {}\n")
+    file.write_text(f"models_dir: {folder}\n" + file.read_text())
+    assert main(["check", str(drop_in)]) == 0
+    assert capsys.readouterr() == (f"{file}: OK, 1 server {ALONE}\n", "")
+
+
 def test_every_problem_is_a_line_and_78(folder: Path, capsys: Captured) -> None:
     file = a_file(folder, f"  a: {{model: {folder}/m.gguf, prot: 1}}\n  b: {{model: {folder}/gone.gguf}}\n")
     assert main(["check", "--config", str(file)]) == 78
