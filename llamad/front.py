@@ -74,13 +74,13 @@ class Front:
 
     def verify(self, loaded: Loaded, config: Config) -> Beside:
         """Read the API keys anew, and try whether what is to be listened on can be (in a thread)."""
-        keys = self.read_keys(config)
-        accepted = () if self._accepted is None else self._accepted.gateway.listen
-        listening = {} if self._gateway is None else self._gateway.listening
+        keys, before, gateway = self.read_keys(config), self._accepted, self._gateway
+        accepted = () if before is None else before.gateway.listen
+        listening = {} if gateway is None else gateway.listening
         current = {**dict.fromkeys(accepted, ()), **listening}
         views = self._fleet.board.replicas.values()
         ports = {one.address.port for one in tuple(views) if isinstance(one.address, TcpAddress)}
-        unit = NO_UNIT if self._gateway is None else self._gateway.unit
+        unit = NO_UNIT if gateway is None else gateway.unit
         return replace(keys, problems=(*keys.problems, *listen_problems(loaded, current, ports, unit)))
 
     def read_keys(self, config: Config) -> Beside:

@@ -70,8 +70,8 @@ class GatewayServer:
 
     @property
     def sockets(self) -> Mapping[Address, list[socket.socket]]:
-        """What is listened on; for a successor that is to inherit it."""
-        return {address: listener.sockets for address, listener in self._listeners.items()}
+        """What is listened on; for a successor that is to inherit it. May be asked in a thread."""
+        return {address: listener.sockets for address, listener in tuple(self._listeners.items())}
 
     @property
     def connections(self) -> int:

@@ -101,7 +101,7 @@ def _read(path: Path) -> Header:
         if (known := _known.get(mark)) is None:
             known = _Reader(fd, found.st_size).header()
             while len(_known) >= _MOST_KNOWN:
-                del _known[next(iter(_known))]
+                _known.pop(next(iter(_known)), None)  # another thread may do the same
             _known[mark] = known
         return known
     finally:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Iterable
 
 from llamad.host.logrecord import fields_of, message_of, traceback_of
@@ -22,16 +23,20 @@ class Redaction(logging.Filter):
         super().__init__()
         self._by_source: dict[str, str] = {}
         self._pattern: re.Pattern[str] | None = None
+        self._registering = threading.Lock()
 
     def replace(self, source: str, secret: str) -> None:
-        """Register `secret` for `source`, in the place of what it had; an empty one forgets the source."""
-        before = self._by_source.pop(source, "")
-        if secret:
-            self._by_source[source] = secret  # at the end: the newest
-        if len(self._by_source) > MAX_SOURCES:
-            del self._by_source[next(iter(self._by_source))]
-        if secret != before:
-            self._pattern = _pattern(self._by_source.values())
+        """Register `secret` for `source`, in the place of what it had; an empty one forgets the source. May be called
+        from several threads.
+        """
+        with self._registering:
+            before = self._by_source.pop(source, "")
+            if secret:
+                self._by_source[source] = secret  # at the end: the newest
+            if len(self._by_source) > MAX_SOURCES:
+                del self._by_source[next(iter(self._by_source))]
+            if secret != before:
+                self._pattern = _pattern(self._by_source.values())
 
     def clean(self, text: str) -> str:
         """`text` without any registered secret."""

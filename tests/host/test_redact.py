@@ -1,5 +1,8 @@
 """Secrets stay out of messages, fields and tracebacks."""
 
+import sys
+import threading
+
 import pytest
 
 from llamad.host import redact
@@ -84,3 +87,28 @@ def test_of_too_many_sources_the_one_not_read_for_longest_is_forgotten(monkeypat
     redaction.replace("file 0", "secret 0")
     redaction.replace("file 3", "secret 3")
     assert redaction.clean("secret 0, secret 1, secret 2, secret 3") == "***, secret 1, ***, ***"
+
+
+def test_several_threads_may_register() -> None:
+    """Servers that start at the same moment have their credentials read in threads."""
+    redaction, wrong = Redaction(), list[BaseException]()
+
+    def register(who: int) -> None:
+        try:
+            for number in range(200):
+                redaction.replace(f"{who}/{number % 40}", f"secret-{who}-{number}")
+        except RuntimeError as error:
+            wrong.append(error)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=register, args=(who,)) for who in range(4)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    finally:
+        sys.setswitchinterval(usual)
+    assert wrong == []
+    assert redaction.clean("secret-3-199 secret-0-160") == "*** ***"
