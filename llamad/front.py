@@ -193,8 +193,8 @@ class Front:
         """Have systemd keep these sockets and no others; an address that went and came back has another socket."""
         there = {name: tuple(os.fstat(fd).st_ino for fd in fds) for name, fds in descriptors.items() if fds}
         for name in [one for one, kept in self._stored.items() if there.get(one) != kept]:
-            self._notifier.remove(name)
-            del self._stored[name]
+            if self._notifier.remove(name):  # else systemd's queue was full: next time
+                del self._stored[name]
         for name in there.keys() - self._stored.keys():
             if self._notifier.store(name, *descriptors[name], poll=False):
                 self._stored[name] = there[name]

@@ -5,8 +5,10 @@ with a traceback for each connection that waits (asyncio) or by closing them (li
 """
 
 import asyncio
+import ctypes
 import logging
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
@@ -21,6 +23,9 @@ _AT_ONCE = 16
 _PAUSE = 0.1
 """Seconds until it is tried again where no connection can be taken."""
 _SAY_EVERY = 60.0
+_SO_ATTACH_FILTER = 26
+_BPF_RETURN = 0x06
+"""BPF_RET | BPF_K of <linux/filter.h>."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,8 @@ class Acceptor:
             return
         if self._paused is not None:
             self._paused.cancel()
+        if for_all:
+            _turn_deaf(self.sock)
         if not leave_waiting:
             self._take(BACKLOG)
         self._loop.remove_reader(self.sock)
@@ -112,3 +119,15 @@ class Acceptor:
             self._said_at = now
             words = "a connection cannot be taken: %s; it is tried again (the limit of file descriptors is %d)"
             log.warning(words, error.strerror, own_limit(), extra={"event": "cannot-accept"})
+
+
+def _turn_deaf(sock: socket.socket) -> None:
+    """Have the kernel drop what comes for a TCP socket that will be closed: whoever connects in the moment between the
+    last that is taken and the close would be reset. So they try again, one second later, and find who listens then.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    with suppress(OSError):  # then that moment is what it is
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
