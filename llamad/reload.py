@@ -223,7 +223,7 @@ class Reloader:
         try:
             with self._announce():
                 applied = await self._once()
-        except ConfigError as error:
+        except LlamadError as error:  # it is wrong, or comes too late: llamad is stopping
             _refuse(asked, error)
         except Exception as error:  # no reason to end a model
             log.exception("a bug in llamad: this configuration holds in part at most", extra={"event": "bug"})

@@ -142,6 +142,21 @@ def test_a_hangup_before_llamad_can_reload_waits_and_ends_nothing() -> None:
         assert one.end() == 0
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.005, 0.02])
+def test_a_stop_in_the_middle_of_a_reload_ends_all(delay: float) -> None:
+    """The reload's new servers would have nobody who ends them, and the stop would wait for them for ever."""
+    with a_llamad() as one:
+        as_usual(one)
+        one.start()
+        one.wait_for("a")
+        one.wait_for("b")
+        one.configure({name: {"args": {"ctx_size": 99}} for name in "bcd"})
+        one.send(signal.SIGHUP)
+        time.sleep(delay)  # no condition tells of the moments that lie in between
+        assert one.end() == 0
+        assert not one.events("Traceback")
+
+
 def test_sighup_reads_the_file(llamad: Llamad) -> None:
     before = len(llamad.events("configuration accepted: no server changed"))
     llamad.send(signal.SIGHUP)

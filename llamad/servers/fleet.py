@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from llamad.config.model import ServerConfig
-from llamad.errors import ServerDownError, UnknownServerError
+from llamad.errors import ServerDownError, UnavailableError, UnknownServerError
 from llamad.host.pulse import SLACK
 from llamad.servers.around import Around
 from llamad.servers.backoff import count_failures, next_retry
@@ -65,6 +65,7 @@ class Fleet:
         self._adopted: dict[str, dict[int, Adopted]] = {}
         self._stack = AsyncExitStack()
         self._room = Room(around, self._members, lambda name: self._want(name, order=None, demand=False))
+        self._ends = False
         self.configs: Mapping[str, ServerConfig] = {}
 
     @property
@@ -85,6 +86,7 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ends = True
         for member in self._members.values():
             member.leave()
         self._housekeeping.cancel()
@@ -96,7 +98,10 @@ class Fleet:
         self._wills = {name: _Will("stop", demand=False) for name in stopped}
 
     def apply(self, wanted: Mapping[str, Intent], budget: Mapping[Device, int] | None = None) -> Plan:
-        """Take over a new configuration; at once, the work follows (`settled`). Equal servers are not touched."""
+        """Take over a new configuration; at once, the work follows (`settled`). Equal servers are not touched.
+        UnavailableError where the fleet ends.
+        """
+        self._check_goes_on()
         plan = diff(self._intents, wanted)
         self._intents = dict(wanted)
         self.configs = {name: intent.config for name, intent in wanted.items()}
@@ -152,8 +157,11 @@ class Fleet:
         return f"llama_server was changed on disk since it started; `llamad restart {server}` uses the new one"
 
     def start(self, server: str) -> None:
-        """An operator wants it running; one that waits to start again starts now. UnknownServerError."""
+        """An operator wants it running; one that waits to start again starts now. UnknownServerError, UnavailableError
+        where the fleet ends.
+        """
         member = self._member(server)
+        self._check_goes_on()
         member.traffic.last_used = asyncio.get_running_loop().time()
         self._want(server, order="start" if self.configs[server].start == "manual" else None, demand=True)
         member.wake()
@@ -164,14 +172,17 @@ class Fleet:
         self._want(server, order="stop", demand=False)
 
     def restart(self, server: str) -> None:
-        """An operator wants new processes. UnknownServerError."""
+        """An operator wants new processes. UnknownServerError, UnavailableError where the fleet ends."""
         self._member(server)
         self.start(server)
         self._want(server, restarts=self._wills[server].restarts + 1)
 
     async def ensure_ready(self, server: str) -> None:
-        """Have it run, and return when one replica is ready. ServerDownError names why it will not be."""
+        """Have it run, and return when one replica is ready. ServerDownError names why it will not be, UnavailableError
+        where the fleet ends.
+        """
         member = self._member(server)
+        self._check_goes_on()
         will = self._wills[server]
         if not will.running and (will.order == "stop" or self.configs[server].start == "manual"):
             raise self._down(server)
@@ -209,6 +220,11 @@ class Fleet:
         views = self.board.of(server)
         return len(views) >= member.posted and all(view.state in rest for view in views)
 
+    def _check_goes_on(self) -> None:
+        """What comes while the fleet ends would start servers that nobody ends, and its end would wait for them."""
+        if self._ends:
+            raise UnavailableError("llamad is stopping", hint="ask again once it was started")
+
     def _member(self, server: str) -> Member:
         if server not in self.configs:
             raise UnknownServerError(server, tuple(self.configs))
@@ -245,12 +261,14 @@ class Fleet:
             try:
                 await member.run()
             except Exception as error:  # noqa: BLE001 - it is told
-                policy = member.target.intent.config.restart
-                failures = count_failures(failures, ready_for=loop.time() - began, policy=policy)
-                await self._stay_down(member, tell_bug(log, member.name, error), failures)
-            else:
-                if member.leaving:  # else it was configured again while its last replica ended
-                    break
+                failure = tell_bug(log, member.name, error)
+                if not member.leaving:
+                    policy = member.target.intent.config.restart
+                    failures = count_failures(failures, ready_for=loop.time() - began, policy=policy)
+                    await self._stay_down(member, failure, failures)
+                    continue
+            if member.leaving:  # else it was configured again while its last replica ended
+                break
         if member.name not in self.configs:
             del self._members[member.name]
         self.board.wake_waiters()
@@ -266,7 +284,8 @@ class Fleet:
 
     def _want(self, server: str, **changes: object) -> None:
         will = self._wills[server] = replace(self._wills[server], **changes)  # type: ignore[arg-type]
-        self._members[server].want(Target(self._intents[server], will.running, will.restarts))
+        if not self._ends:  # then it leaves already
+            self._members[server].want(Target(self._intents[server], will.running, will.restarts))
 
     def _decided(self, member: Member) -> bool:
         states = [view.state for view in self.board.of(member.name)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamad.config.model import RestartPolicy, StopPolicy
-from llamad.errors import ServerDownError, UnknownServerError
+from llamad.errors import ServerDownError, UnavailableError, UnknownServerError
 from llamad.host.pidfd import Exit
 from llamad.servers.board import Change, Replica
 from llamad.servers.fleet import Fleet
@@ -42,6 +42,41 @@ def test_servers_start_and_all_end_with_the_fleet() -> None:
                 assert states(fleet, "a") == [State.READY]
                 assert states(fleet, "b") == [State.READY] * 2
                 assert fleet.wanted("a") == "running"
+
+    tell(story)
+
+
+def test_nothing_starts_a_server_while_the_fleet_ends() -> None:
+    """A reload that is under way when llamad is told to stop, an order, a late request: what they would start would
+    have nobody who ends it, and the end would wait for it for ever.
+    """
+
+    async def story() -> None:
+        with a_world() as world:
+            async with a_fleet(world, an_intent("a", stop=StopPolicy(drain_timeout=5)), on_demand("b")) as fleet:
+                await fleet.settled(["a"])
+                fleet.traffic("a").begin(fleet.board.of("a")[0].key)
+
+                async def comes_late() -> None:
+                    await asyncio.sleep(1)
+                    assert states(fleet, "a") == [State.DRAINING]
+                    for order in (
+                        lambda: fleet.apply(by_name(an_intent("a"), an_intent("c"))),
+                        lambda: fleet.start("a"),
+                        lambda: fleet.restart("b"),
+                    ):
+                        with pytest.raises(UnavailableError, match="stopping"):
+                            order()
+                    for name in ("a", "b"):
+                        with pytest.raises(UnavailableError, match="stopping"):
+                            await fleet.ensure_ready(name)
+                    fleet.stop("b")
+
+                late = asyncio.ensure_future(comes_late())
+            await late
+            assert sorted(fleet.configs) == ["a", "b"]
+            assert not fleet.board.replicas
+            assert len(world.machine.children) == 1
 
     tell(story)
 
