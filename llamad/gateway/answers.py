@@ -54,12 +54,13 @@ class AnswerHeads:
         unclear.
         """
         rest, digits = split_length(block)
-        shape = self._shapes.get(rest)
+        shapes = self._shapes
+        shape = shapes.young.get(rest) or shapes.get(rest)
         if shape is not None and (digits is None or not shape.chunked):
             return shape, None if digits is None else int(digits)
         shape, length = _read(block, self._lines)
         if digits is not None or length is None:
-            self._shapes.put(rest, shape)
+            shapes.put(rest, shape)
         return shape, length
 
 

@@ -63,14 +63,15 @@ class Memory(Generic[T]):
     """
 
     def __init__(self, entries: int, largest: int) -> None:
-        self._young: dict[bytes, T] = {}
+        self.young: dict[bytes, T] = {}
+        """What came again lately. Who asks here before `get` saves a call for most requests."""
         self._old: dict[bytes, T] = {}
         self._entries = max(entries // 2, 1)
         self._largest = largest
 
     def get(self, key: bytes) -> T | None:
         """What was remembered for `key`."""
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None and (value := self._old.get(key)) is not None:
             self.put(key, value)
         return value
@@ -78,13 +79,13 @@ class Memory(Generic[T]):
     def put(self, key: bytes, value: T) -> None:
         """Remember `value` for `key`, unless the key is too large."""
         if len(key) <= self._largest:
-            if len(self._young) >= self._entries:
-                self._old, self._young = self._young, {}
-            self._young[key] = value
+            if len(self.young) >= self._entries:
+                self._old, self.young = self.young, {}
+            self.young[key] = value
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young, self._old = {}, {}
+        self.young, self._old = {}, {}
 
 
 class FieldLines:

@@ -100,14 +100,14 @@ class Heads:
     def read(self, block: bytes) -> Request:
         """Read a head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
         rest, digits = split_length(block)
-        digest = sha256(rest).digest()
-        known = shape = self._shapes.get(digest)
+        digest, shapes = sha256(rest).digest(), self._shapes
+        shape = shapes.young.get(digest) or shapes.get(digest)
+        known = True
         if shape is not None:
             length = None if digits is None else int(digits)
         else:
             shape, length = _read(block, self._lines)
-            if not shape.head.chunked and (digits is not None or length is None) and len(rest) <= _LARGEST_KNOWN:
-                known = shape
+            known = not shape.head.chunked and (digits is not None or length is None) and len(rest) <= _LARGEST_KNOWN
         request_id = shape.request_id or f"{_id_prefix}-{next(_ids):x}"
         return Request(shape.head, shape, length, request_id, digest if known else None)
 

@@ -1,6 +1,6 @@
 """Which server a request is for, and what it does there. Pure: names and requests in, a decision out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -54,16 +54,14 @@ class Names:
     """Names and aliases of one accepted config."""
 
     def __init__(self, configs: Mapping[str, ServerConfig]) -> None:
-        self._servers = {alias: name for name, config in configs.items() for alias in config.aliases}
-        self._servers.update((name, name) for name in configs)
+        servers = {alias: name for name, config in configs.items() for alias in config.aliases}
+        servers.update((name, name) for name in configs)
+        self.find: Callable[[str], str | None] = servers.get
+        """The server that has this name or alias."""
         self.known = tuple(configs)
         self.only = self.known[0] if len(self.known) == 1 else None
 
         self._private = frozenset(name for name, config in configs.items() if _serves_a_folder(config))
-
-    def find(self, name: str) -> str | None:
-        """The server that has this name or alias."""
-        return self._servers.get(name)
 
     def shows(self, server: str | None) -> bool:
         """Whether the pages of `server` are llama-server's own, which are for everybody."""

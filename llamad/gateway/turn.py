@@ -181,27 +181,22 @@ class Turn:
         """The body is as it was meant."""
         shared, request = self._shared, self._request
         route = self._route or shared.policy.route(request.head, self._reader, body)
-        if isinstance(route, Local):
-            self._local = shared.tasks.spawn(self._answer_locally(route, body))
-        else:
-            self._follow(route, body)
-
-    def _follow(self, route: ToServer | Answer, body: bytes) -> None:
         if isinstance(route, ToServer):
-            relay = self._relay = Relay(self._shared, self, self._request, body, route, self.exchange)
+            relay = self._relay = Relay(shared, self, request, body, route, self.exchange)
             relay.start()
+        elif isinstance(route, Local):
+            self._local = shared.tasks.spawn(self._answer_locally(route, body))
         else:
             self.answer(route)
 
     async def _answer_locally(self, route: Local, body: bytes) -> None:
-        answer: Answer | ToServer
         try:
-            answer = await route.handle()
+            self._route = await route.handle()
         except Exception:  # the last resort: one path that fails costs nobody the connection
             logger.exception("%s could not be answered", self._request.head.path, extra={"event": "bug"})
-            answer = self._shared.policy.error(500, "a bug in llamad: its log says more", kind="server_error")
+            self._route = self._shared.policy.error(500, "a bug in llamad: its log says more", kind="server_error")
         self._local = None
-        self._follow(answer, body)
+        self._go_on(body)
 
     def answer(self, answer: Answer) -> None:
         """Give an answer of our own."""
@@ -291,5 +286,6 @@ class Turn:
     def _end(self) -> None:
         self._over = True
         self._relay = None  # the two know each other: without this, only the collector would end them
-        self.body_sent()
+        if self._held:
+            self._hold(0)
         self._shared.policy.finished(self.exchange)

@@ -26,19 +26,18 @@ class Flight:
 class _Lane:
     """What one replica has."""
 
-    __slots__ = ("begun", "errors", "flights", "left", "others", "received", "watcher")
+    others = 0
+    """Slots that worked, at the last look, on what is not relayed."""
+    begun = 0
+    received = 0
+    """Bytes of the answers that are over."""
+    errors = 0
+    watcher: Callable[[], None] | None = None
 
     def __init__(self) -> None:
         self.flights: dict[Flight, None] = {}
         self.left: list[Flight] = []
         """Those whose client has gone, and that the engine goes on with; over once a look has counted its slots."""
-        self.others = 0
-        """Slots that worked, at the last look, on what is not relayed."""
-        self.begun = 0
-        self.received = 0
-        """Bytes of the answers that are over."""
-        self.errors = 0
-        self.watcher: Callable[[], None] | None = None
 
     @property
     def load(self) -> int:
@@ -93,7 +92,7 @@ class Traffic:
 
     def begin(self, key: ReplicaKey) -> Flight:
         """A request is given to `key`."""
-        lane = self._lane(key)
+        lane = self._lanes.get(key) or self._lane(key)
         lane.begun += 1
         self.last_used = now = self._clock()
         flight = Flight(key, now)
@@ -108,11 +107,7 @@ class Traffic:
         del lane.flights[flight]
         lane.received += flight.received
         self.last_used = self._clock()
-        if lane.flights:
-            return
-        if lane.watcher is None:
-            del self._lanes[flight.key]
-        if self._ended is not None:
+        if self._ended is not None and not lane.flights:
             self._ended.set()
             self._ended = None
 
@@ -135,14 +130,12 @@ class Traffic:
     def watch(self, key: ReplicaKey, watcher: Callable[[], None]) -> Iterator[None]:
         """Have `watcher` called when a look is worth while: work begins, or goes on without its client."""
         lane = self._lane(key)
-        lane.watcher = watcher
+        lane.watcher, lane.errors = watcher, 0
         try:
             yield
         finally:
             self._settle(lane)
-            lane.watcher, lane.others, lane.errors = None, 0, 0
-            if not lane.flights:
-                del self._lanes[key]
+            lane.watcher, lane.others = None, 0
 
     def mark(self, key: ReplicaKey) -> int:
         """To be taken before the slots are asked for, and given to `note`."""
@@ -195,6 +188,7 @@ class Traffic:
     def _lane(self, key: ReplicaKey) -> _Lane:
         lane = self._lanes.get(key)
         if lane is None:
+            self._lanes = {one: there for one, there in self._lanes.items() if there.flights or there.watcher}
             lane = self._lanes[key] = _Lane()
         return lane
 
