@@ -18,6 +18,7 @@ from llamad.candidate import Beside, Candidate, judge
 from llamad.config.files import Files, read_disk
 from llamad.config.loader import Loaded, load
 from llamad.config.model import Config, ControlConfig
+from llamad.config.problems import ProblemKind
 from llamad.config.verdict import Verdict
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
@@ -30,6 +31,8 @@ AWAY = 10.0
 """Seconds for which a file that is gone still counts, unless somebody asks for a reload: what rewrites a whole folder
 (git checkout, rsync) takes files away for a moment.
 """
+LOOK_EVERY = 10.0
+"""Seconds between two looks whether that is mended for which a configuration was refused."""
 _CAUSES = 8
 """Causes of one reload that are told at most."""
 _EARLIER = 16
@@ -102,8 +105,10 @@ class Reloader:
         self._announce = announce
         self._dirty = asyncio.Event()
         self._causes: list[str] = []
-        self._from_disk = self._obeys = self._gone_long = False
-        """What the next reload is to do: read the disk, take what is gone for gone, or what is gone for long."""
+        self._from_disk = self._obeys = self._anew = False
+        """What the next reload is to do: read the disk, take what is gone for gone, or judge anew what was read last,
+        without what is gone for long.
+        """
         self._away: dict[Path, float] = {}
         """Files of the accepted configuration that are gone, and when that counts."""
         self._back: asyncio.TimerHandle | None = None
@@ -146,7 +151,7 @@ class Reloader:
         self._note(cause)
 
     def _note_gone(self) -> None:
-        self._gone_long = True
+        self._anew = True
         self._note(f"files were away for {AWAY:.0f} s")
 
     def _note(self, cause: str) -> None:
@@ -217,6 +222,20 @@ class Reloader:
             if self._back is not None:
                 self._back.cancel()
 
+    async def look_what_is_mended(self) -> None:
+        """Apply what was refused for what is wrong in the world only (a program that is away, a port that is taken)
+        once that is mended. Until cancelled.
+        """
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            refused, newest = self.verdict.refused, self._newest
+            mendable = refused and not any(one.kind is ProblemKind.TEXT for one in refused)
+            if not mendable or newest is None or self.config is None or not self.config.watch:
+                continue
+            if not (await self.judged(newest)).verdict.refused and self.verdict.refused is refused:
+                self._anew = True
+                self._note("what it was refused for is mended")
+
     async def _answer(self, asked: list[asyncio.Future[Applied]], cause: str) -> None:
         if cause:  # who asks for it over the control socket is told there
             log.info("reload: %s", cause, extra={"event": "reload"})
@@ -247,17 +266,17 @@ class Reloader:
     async def _once(self) -> Applied:
         from_disk, self._from_disk = self._from_disk, False
         obeys, self._obeys = self._obeys, False
-        gone_long, self._gone_long = self._gone_long, False
+        anew, self._anew = self._anew, False
         files = self._accepted
         if from_disk or files is None:
             files = await self._on_disk(obeys=obeys)
-        elif gone_long and self._newest is not None:
+        elif anew and self._newest is not None:
             files = await self._without_gone(files, self._newest)
         loaded = await self._load(files)
         await self._follow(loaded)
         candidate = await self._judge(loaded)
         self._bug = None
-        if from_disk or gone_long or not self.verdict.refused:
+        if from_disk or anew or not self.verdict.refused:
             self.verdict = candidate.verdict
         try:
             _ = candidate.config

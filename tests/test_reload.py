@@ -23,7 +23,7 @@ from llamad.config.problems import Position, Problem
 from llamad.errors import ConfigError, LlamadError
 from llamad.host.dirs import Directories
 from llamad.host.files import names_in, read_bytes
-from llamad.reload import AWAY, Reloader
+from llamad.reload import AWAY, LOOK_EVERY, Reloader
 from llamad.servers.fleet import Fleet
 from llamad.servers.plan import Action
 from tests.builders import fake_binary, gguf
@@ -836,6 +836,42 @@ def test_an_order_that_was_refused_is_not_obeyed_later(tmp_path: Path) -> None:
             count = len(house.announced)
             await asyncio.sleep(AWAY * 2)
             assert len(house.announced) == count, "with `watch: false` nothing happens but what is asked for"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_what_was_refused_for_the_world_is_applied_once_that_is_mended(tmp_path: Path, *, watch: bool) -> None:
+    """The new model is copied after the edit that names it; a port gets free. What nobody edits is not read anew, and
+    with `watch: false` nothing happens but what is asked for.
+    """
+
+    async def story() -> None:
+        async with a_house(tmp_path) as house:
+            looks = asyncio.ensure_future(house.reloader.look_what_is_mended())
+            house.configure(a={})
+            house.set(watch=watch)
+            await house.reloader.reload()
+            model = house.folder / "new.gguf"
+            house.configure(a={"model": str(model)})
+            house.set(watch=watch)
+            await house.saved()
+            assert f"{model} is not there" in (house.reloader.error or "")
+            count = len(house.announced)
+            await asyncio.sleep(LOOK_EVERY * 3)
+            assert len(house.announced) == count, "a look is no reload"
+            model.write_bytes(gguf())
+            house.file.write_text("servers: {}")  # half of it
+            if watch:
+                async with asyncio.timeout(LOOK_EVERY * 2):
+                    await until(lambda: house.reloader.error is None)
+                assert house.fleet.intents["a"].config.model == model
+            else:
+                await asyncio.sleep(LOOK_EVERY * 3)
+                assert len(house.announced) == count
+            assert house.servers == ["a"]
+            looks.cancel()
+            await asyncio.wait((looks,))
 
     tell(story)
 

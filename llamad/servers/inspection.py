@@ -35,7 +35,7 @@ _HINTS = {
 def inspect(launch: Launch) -> Failure | None:
     """Why a start is pointless, or None. It reads the disk: call it in a thread."""
     if (there := _fault_of(launch.binary)) is not None:
-        hint = "install llama.cpp, or set llama_server:"
+        hint = "install it there, or correct llama_server"
         return _permanent("binary-missing", f"{launch.binary} {there}", hint)
     for named in launch.files:
         fault = file_fault(named, os.environ)
