@@ -85,7 +85,7 @@ class Relay:
     _buffer = b""
     _retried = False
     _losses = 0
-    """How often it was sent, and the connection closed without a word."""
+    """How often it was sent, and a connection that was good closed without a word."""
     _paused = False
     _asked = 0.0
     _tail: deque[bytes] | None = None
@@ -319,7 +319,6 @@ class Relay:
     def lost(self, error: Exception | None) -> None:
         """The replica's connection ended before its answer did."""
         upstream, self._upstream = self._upstream, None
-        self._losses += 1
         if self._following is not None:
             if error is None and type(self._following) is UntilClose:
                 self._complete(self._following, b"")
@@ -328,6 +327,7 @@ class Relay:
         elif upstream is not None and upstream.reused and not self._buffer and self._fate is None:
             self._open(fresh=True)  # it was closed while idle, and only now we know
         else:
+            self._losses += 1
             self._died("it closed the connection before it answered")
 
     def _died(self, reason: str) -> None:

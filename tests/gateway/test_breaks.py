@@ -65,6 +65,16 @@ async def test_what_killed_twice_is_not_tried_a_third_time_by_a_library_that_rep
     assert (await gate.ask(post(b"one"))).body == b"one"
 
 
+async def test_a_kept_connection_that_was_closed_is_no_process_that_was_killed(gate: Gate, origin: Origin) -> None:
+    assert (await gate.ask(post(b"x"))).status == 200
+    there = list(gate.rules.addresses)
+    gate.rules.addresses.insert(0, TcpAddress("127.0.0.1", 1))
+    origin.behave = Dying(2)  # the kept connection, and one that is good; then there is nobody
+    assert (await gate.ask(post(b"x"))).status == 502
+    gate.rules.addresses[:] = there
+    assert (await gate.ask(post(b"x"))).body == b"x"
+
+
 async def test_what_could_not_be_sent_has_killed_nobody(gate: Gate, origin: Origin) -> None:
     there = list(gate.rules.addresses)
     gate.rules.addresses[:] = [TcpAddress("127.0.0.1", 1)]
