@@ -52,10 +52,10 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def health(connection: http.client.HTTPConnection) -> int:
-    """The status of /health, 0 while nobody answers."""
+def health(connection: http.client.HTTPConnection, path: str = "/health") -> int:
+    """The status of /health (or `path`), 0 while nobody answers."""
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()
     except OSError:
@@ -74,13 +74,16 @@ def until_healthy(connection: http.client.HTTPConnection) -> set[int]:
     return seen
 
 
-def until_it_ends_in_order(process: subprocess.Popen[bytes]) -> None:
-    """It is healthy a moment before it has taken over its signals (proc(5), SigCgt)."""
+def until_it_ends_in_order(process: subprocess.Popen[bytes], connection: http.client.HTTPConnection) -> None:
+    """It is healthy a moment before it has taken over its signals (proc(5), SigCgt), and forgets one that comes before
+    its queue runs, which answers /slots.
+    """
     bit = 1 << (signal.SIGTERM - 1)
     deadline = time.monotonic() + 60
     while not int(Path(f"/proc/{process.pid}/status").read_text().split("SigCgt:")[1].split()[0], 16) & bit:
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    assert health(connection, "/slots") == 200
 
 
 def test_its_help_is_llama_servers(engine: Path) -> None:
@@ -165,9 +168,9 @@ def test_a_port_that_is_taken_ends_it_with_1(engine: Path, model: Path) -> None:
 def test_it_says_that_it_loads_then_serves_then_ends_promptly(engine: Path, model: Path) -> None:
     port = free_port()
     with serving(engine, "--model", model, "--host", "127.0.0.1", "--port", str(port), "--ctx-size", "512") as process:
-        seen = until_healthy(http.client.HTTPConnection("127.0.0.1", port, timeout=30))
-        assert 503 in seen
-        until_it_ends_in_order(process)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        assert 503 in until_healthy(connection)
+        until_it_ends_in_order(process, connection)
         began = time.monotonic()
         process.terminate()
         assert process.wait(30) == 0
@@ -177,8 +180,9 @@ def test_it_says_that_it_loads_then_serves_then_ends_promptly(engine: Path, mode
 def test_it_listens_on_a_unix_socket(engine: Path, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with serving(engine, "--model", model, "--host", path, "--ctx-size", "512") as process:
-        until_healthy(UnixConnection(path))
-        until_it_ends_in_order(process)
+        connection = UnixConnection(path)
+        until_healthy(connection)
+        until_it_ends_in_order(process, connection)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert path.exists()  # as the real one leaves it
