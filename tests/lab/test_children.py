@@ -10,7 +10,7 @@ pytestmark = pytest.mark.lab
 
 QUICK = {
     "restart": {"initial_delay": "200ms", "max_delay": "1s", "retry_failed_every": "2s"},
-    "health": {"interval": "1s", "timeout": "300ms", "failures": 2, "hang_timeout": "2s"},
+    "health": {"interval": "1s", "timeout": "300ms", "failures": 2, "hang_timeout": "6s"},
 }
 
 
