@@ -14,6 +14,7 @@ from llamad.config.problems import Problem, ProblemKind
 from llamad.gateway.socketunit import UnitSockets
 from llamad.host.accept import BACKLOG
 from llamad.host.address import UNIX_PATH_LIMIT, Address, TcpAddress, UnixAddress
+from llamad.host.files import status
 from llamad.host.keepalive import watch_peer
 
 UNIX_MODE = 0o660
@@ -182,7 +183,7 @@ def _beside(path: Path) -> Path:
 
 def _try_unix(path: Path, leaving: Leaving) -> None:
     """OSError where no socket could be made at `path`."""
-    path.parent.stat()  # whether it is there
+    status(path.parent)  # whether it is there, and its disk answers
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     if os.path.lexists(path) and not _replaceable(path, leaving):

@@ -9,6 +9,7 @@ import pytest
 
 from llamad.config.loader import load
 from llamad.config.problems import ProblemKind
+from llamad.gateway.bind import listen_problems
 from llamad.host import files, sandbox
 from tests.builders import gguf
 from tests.config.files import Place, a_place
@@ -156,7 +157,9 @@ def test_a_dead_disk_holds_up_no_reading(place: Place, monkeypatch: pytest.Monke
         text = f"models_dir: {disk}/m\ngateway: {{listen: 'unix:{disk}/s'}}\ncontrol: {{socket: {disk}/a/b/c}}\n"
         loaded = place.load(f"{text}servers: {{a: {{url: 'http://x:1', api_key_file: {disk}/key}}}}")
         paths = {problem.path for problem in loaded.problems}
+        (problem,) = listen_problems(loaded, {})
     assert paths == {"models_dir", "control.socket", "servers.a.api_key_file"}
+    assert "disk does not answer" in problem.message
 
 
 def test_a_machine_without_a_gpu_and_one_that_does_not_say(place: Place) -> None:
