@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
-from llamad.host.connecting import handed_over
+from llamad.host.connecting import given_away
 from llamad.host.descriptors import is_lack, own_limit
 
 BACKLOG = 4096
@@ -77,10 +77,12 @@ class Acceptor:
             with suppress(OSError):  # nobody listened on it any more
                 self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
+        if self._arriving:
+            await asyncio.wait(self._arriving)  # it cancels none of them, as gather would
 
-    def _take(self, most: int = _AT_ONCE) -> None:
-        for _ in range(most):
+    def _take(self, most: int = 0) -> None:
+        # Looking whether another one waits takes long beside the rest: that is done where they come in numbers.
+        for _ in range(most or (_AT_ONCE if self._arriving else 1)):
             if not self._admits(len(self._arriving)):
                 self._pause()
                 return
@@ -101,7 +103,7 @@ class Acceptor:
 
     async def _hand_on(self, connection: socket.socket) -> None:
         try:
-            await handed_over(self._loop.connect_accepted_socket(self._serve, connection), connection)
+            await given_away(self._loop.connect_accepted_socket(self._serve, connection), connection)
         except OSError:  # it is over before it began, and its client sees that
             connection.close()
 

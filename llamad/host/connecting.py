@@ -17,7 +17,7 @@ async def handed_over(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.s
     closes the descriptor and leaves it to `sock` as well, which closes the number again, whosever it is by then. So it
     is not cancelled: whoever cancels this waits the one turn of the loop that it takes.
     """
-    task = asyncio.ensure_future(_given_away(making, sock))
+    task = asyncio.ensure_future(given_away(making, sock))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -26,7 +26,8 @@ async def handed_over(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.s
         raise
 
 
-async def _given_away(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.socket) -> tuple[_T, _P]:
+async def given_away(making: Coroutine[Any, Any, tuple[_T, _P]], sock: socket.socket) -> tuple[_T, _P]:
+    """The same in a task of its own, which nobody cancels."""
     made = await making
     if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop, which has the number by now
         sock.detach()
