@@ -17,6 +17,7 @@ from llamad.gateway.shared import Shared
 from llamad.gateway.types import Answer, Exchange, Headers, Lease, Refusal, Ticket, ToServer
 from llamad.gateway.upstream import Upstream
 from llamad.servers.board import Replica
+from llamad.servers.probe import MAX_INTERIM
 from llamad.servers.traffic import Flight
 
 _JOINED = 64 << 10
@@ -83,6 +84,8 @@ class Relay:
     _answer: AnswerShape | None = None
     _following: AnswerBody | None = None
     _buffer = b""
+    _interim = 0
+    """Answers of status 1xx so far."""
     _retried = False
     _losses = 0
     """How often it was sent, and a connection that was good closed without a word."""
@@ -271,8 +274,11 @@ class Relay:
             if answer.status >= 200:
                 return self._begin_answer(answer, length, buffer)
             self._buffer = buffer
+            self._interim += 1
             if answer.status == 101:
                 raise MalformedError(502, "the server switches protocols, which nobody asked for")
+            if self._interim > MAX_INTERIM:
+                raise MalformedError(502, f"the server answers more than {MAX_INTERIM} times that it goes on")
 
     def _begin_answer(self, answer: AnswerShape, length: int | None, rest: bytes) -> bytes:
         request, exchange, caller = self._request, self._exchange, self._caller

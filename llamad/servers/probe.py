@@ -7,6 +7,7 @@ HTTP library keeps a thread for every connection that stays open.
 import asyncio
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
@@ -20,6 +21,8 @@ MAX_BODY = 4 << 20
 """Bytes an answer may have; `/slots` with long prompts is the largest."""
 MAX_VALUES = 200_000
 """Values an answer in JSON may have: reading more would hold the loop up, and no llama-server has as many to tell."""
+MAX_INTERIM = 16
+"""Answers of status 1xx before the one that counts (RFC 9110 section 15.2)."""
 TICK = 0.05
 """Seconds between two looks at whether the loop is on time, while a probe waits."""
 MOST_LATE, LEAST_LATE = 0.25, 0.1
@@ -105,6 +108,7 @@ class _Exchange(asyncio.Protocol):
         self._answer = answer
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
+        self._interim = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, and do not say so
@@ -122,8 +126,13 @@ class _Exchange(asyncio.Protocol):
             self._fail(f"answered with more than {MAX_BODY >> 20} MB")
 
     def on_message_complete(self) -> None:
+        if (status := self._parser.get_status_code()) < 200 and status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._fail(f"said more than {MAX_INTERIM} times that it goes on")
+            return
         if not self._answer.done():
-            self._answer.set_result(ProbeAnswer(self._parser.get_status_code(), bytes(self._body)))
+            self._answer.set_result(ProbeAnswer(status, bytes(self._body)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"closed the connection{f': {exc}' if exc else ''}")

@@ -75,6 +75,17 @@ async def test_a_kept_connection_that_was_closed_is_no_process_that_was_killed(g
     assert (await gate.ask(post(b"x"))).body == b"x"
 
 
+async def test_a_server_that_only_says_that_it_goes_on_holds_nobody_up(gate: Gate, origin: Origin) -> None:
+    async def behave(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * (16 if seen.body == b"few" else 200_000) + plain(200, b"well"))
+
+    origin.behave = behave
+    assert (await gate.ask(post(b"few"))).body == b"well"
+    reply = await gate.ask(post(b"many"))
+    assert reply.status == 502
+    assert "goes on" in reply.error
+
+
 async def test_what_could_not_be_sent_has_killed_nobody(gate: Gate, origin: Origin) -> None:
     there = list(gate.rules.addresses)
     gate.rules.addresses[:] = [TcpAddress("127.0.0.1", 1)]

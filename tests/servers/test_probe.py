@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamad.host.address import Address, TcpAddress, UnixAddress
-from llamad.servers.probe import MAX_BODY, CannotProbeError, ProbeAnswer, ProbeError, probe
+from llamad.servers.probe import MAX_BODY, MAX_INTERIM, CannotProbeError, ProbeAnswer, ProbeError, probe
 from tests.folders import short_folder
 from tests.waiting import until
 
@@ -201,3 +201,16 @@ def test_an_answer_of_very_many_values_is_not_read(body: bytes) -> None:
 
 def test_a_long_text_is_read() -> None:
     assert ProbeAnswer(200, b'[{"prompt": "%s"}]' % (b"some words, and more. " * 100_000)).json() is not None
+
+
+@pytest.mark.parametrize("interim", [1, MAX_INTERIM])
+async def test_what_says_that_it_goes_on_is_not_the_answer(interim: int) -> None:
+    goes_on = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * interim
+    async with server(says(goes_on, a_response(b"well"))) as (address, _):
+        assert await probe(address, "/health", timeout=5) == ProbeAnswer(200, b"well")
+
+
+async def test_one_that_goes_on_for_ever_is_given_up() -> None:
+    async with server(says(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000)) as (address, _):
+        with pytest.raises(ProbeError, match="goes on"):
+            await probe(address, "/health", timeout=5)
