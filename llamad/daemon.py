@@ -274,7 +274,7 @@ class Daemon:
         return [
             self._reload(),
             self._reload_on_save(),
-            self._reloader.look_what_is_mended(),
+            self._reloader.retry_refused(),
             self._reporter.show_status(),
             self._reporter.feed_watchdog(watchdog),
             self._stop_patiently(),

@@ -32,7 +32,7 @@ AWAY = 10.0
 (git checkout, rsync) takes files away for a moment.
 """
 LOOK_EVERY = 10.0
-"""Seconds between two looks whether that is mended for which a configuration was refused."""
+"""Seconds between two looks at what a configuration was refused for."""
 _CAUSES = 8
 """Causes of one reload that are told at most."""
 _EARLIER = 16
@@ -222,19 +222,25 @@ class Reloader:
             if self._back is not None:
                 self._back.cancel()
 
-    async def look_what_is_mended(self) -> None:
+    async def retry_refused(self) -> None:
         """Apply what was refused for what is wrong in the world only (a program that is away, a port that is taken)
-        once that is mended. Until cancelled.
+        once that is right. Until cancelled.
         """
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            refused, newest = self.verdict.refused, self._newest
-            mendable = refused and not any(one.kind is ProblemKind.TEXT for one in refused)
-            if not mendable or newest is None or self.config is None or not self.config.watch:
-                continue
-            if not (await self.judged(newest)).verdict.refused and self.verdict.refused is refused:
-                self._anew = True
-                self._note("what it was refused for is mended")
+            try:
+                await self._retry_refused()
+            except Exception:  # no reason to end a model
+                log.exception("a bug in llamad", extra={"event": "bug"})
+
+    async def _retry_refused(self) -> None:
+        refused, newest = self.verdict.refused, self._newest
+        passing = refused and not any(one.kind is ProblemKind.TEXT for one in refused)
+        if not passing or newest is None or self.config is None or not self.config.watch:
+            return
+        if not (await self.judged(newest)).verdict.refused and self.verdict.refused is refused:
+            self._anew = True
+            self._note("what it was refused for is in order now")
 
     async def _answer(self, asked: list[asyncio.Future[Applied]], cause: str) -> None:
         if cause:  # who asks for it over the control socket is told there

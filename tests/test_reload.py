@@ -848,7 +848,7 @@ def test_what_was_refused_for_the_world_is_applied_once_that_is_mended(tmp_path:
 
     async def story() -> None:
         async with a_house(tmp_path) as house:
-            looks = asyncio.ensure_future(house.reloader.look_what_is_mended())
+            looks = asyncio.ensure_future(house.reloader.retry_refused())
             house.configure(a={})
             house.set(watch=watch)
             await house.reloader.reload()
@@ -860,6 +860,10 @@ def test_what_was_refused_for_the_world_is_applied_once_that_is_mended(tmp_path:
             count = len(house.announced)
             await asyncio.sleep(LOOK_EVERY * 3)
             assert len(house.announced) == count, "a look is no reload"
+            house.bug = ZeroDivisionError()
+            await asyncio.sleep(LOOK_EVERY * 2)
+            assert not looks.done(), "a bug in a look is no reason to end llamad"
+            house.bug = None
             model.write_bytes(gguf())
             house.file.write_text("servers: {}")  # half of it
             if watch:
