@@ -81,10 +81,11 @@ class FolderWatch:
                     self._known, self._had_folder = now, folder
                     if (now, folder) != before:  # one save may come as several events
                         yield _difference(before[0], now)
-            except OSError as error:  # no inotify watch to be had: ENOSPC, EMFILE
+            except (OSError, RuntimeError) as error:  # no inotify watch to be had (ENOSPC, EMFILE); watchfiles' own
+                why = getattr(error, "strerror", None) or error
                 log.warning(
                     "cannot watch %s for edits (%s): use `systemctl reload llamad`; tried again in %d s",
-                    self._file.parent, error.strerror or error, _RETRY, extra={"event": "watch-failed"},
+                    self._file.parent, why, _RETRY, extra={"event": "watch-failed"},
                 )  # fmt: skip
                 await asyncio.sleep(_RETRY)
 

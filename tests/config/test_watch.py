@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from llamad.config import watch
 from llamad.config.watch import FolderWatch, settled
@@ -198,9 +199,13 @@ async def test_a_file_that_is_a_link_is_noticed_where_it_leads(file: Path, tmp_p
         await until(lambda: watched.saves == 1)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), WatchfilesRustInternalError("No space left on device")]
+)
 async def test_a_watch_that_cannot_be_had_is_told_and_tried_again(
-    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What watchfiles itself meets is no OSError, and no reason to end llamad."""
     tries = 0
 
     class Refused(Writers):
@@ -208,7 +213,7 @@ async def test_a_watch_that_cannot_be_had_is_told_and_tried_again(
             nonlocal tries
             tries += 1
             if tries == 1:
-                raise OSError(28, "No space left on device")
+                raise error
             super().__init__()
 
     monkeypatch.setattr(watch, "Writers", Refused)
