@@ -171,6 +171,7 @@ class Daemon:
             external_key=credentials.external_key,
             changed=self._reporter.refresh,
             stops=lambda: not self._upgrading,
+            handed=handed,
         )
         self._reloader = Reloader(
             file,

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from llamad import __version__
 from llamad.candidate import Beside
@@ -17,9 +18,9 @@ from llamad.config.units import format_duration
 from llamad.gateway.bind import NO_UNIT, listen_problems
 from llamad.gateway.gateway import Gateway, inherit
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys, load_keys
-from llamad.gateway.listen import STORED
+from llamad.gateway.listen import STORED, descriptor_name
 from llamad.gateway.socketunit import SOCKET_UNIT_NAME, unit_sockets
-from llamad.host.address import TcpAddress
+from llamad.host.address import Address, TcpAddress
 from llamad.host.fdstore import close_all
 from llamad.host.notify import Notifier
 from llamad.host.pulse import SLACK, Pulse
@@ -36,6 +37,7 @@ GRACE = 5.0
 """Seconds, while the gateway ends, for what belongs to no server: a request that still comes in, an answer that its
 client still takes.
 """
+NOTHING: Mapping[str, list[int]] = MappingProxyType({})
 _SHOWN = 20
 """Changed API keys that are named at most; the rest is a count."""
 
@@ -56,8 +58,10 @@ class Front:
         external_key: Callable[[ServerConfig], str | None],
         changed: Callable[[], None],
         stops: Callable[[], bool] = lambda: True,
+        handed: Mapping[str, list[int]] = NOTHING,
     ) -> None:
         self._fleet = fleet
+        self._handed = handed
         self._stops = stops
         self._key_files = key_files
         self._notifier = notifier
@@ -75,13 +79,20 @@ class Front:
     def verify(self, loaded: Loaded, config: Config) -> Beside:
         """Read the API keys anew, and try whether what is to be listened on can be (in a thread)."""
         keys, before, gateway = self.read_keys(config), self._accepted, self._gateway
-        accepted = () if before is None else before.gateway.listen
+        if gateway is None:  # a start: what systemd keeps is listened on already
+            accepted = tuple(one for one in config.gateway.listen if self._is_handed(one))
+        else:
+            accepted = () if before is None else before.gateway.listen
         listening = {} if gateway is None else gateway.listening
         current = {**dict.fromkeys(accepted, ()), **listening}
         views = self._fleet.board.replicas.values()
         ports = {one.address.port for one in tuple(views) if isinstance(one.address, TcpAddress)}
         unit = NO_UNIT if gateway is None else gateway.unit
         return replace(keys, problems=(*keys.problems, *listen_problems(loaded, current, ports, unit)))
+
+    def _is_handed(self, address: Address) -> bool:
+        """Whether an earlier llamad had systemd keep the socket, or llamad.socket may have it."""
+        return any(self._handed.get(name) for name in (descriptor_name(address), SOCKET_UNIT_NAME))
 
     def read_keys(self, config: Config) -> Beside:
         """Read the API keys anew (in a thread). They hold once they were taken and a configuration was accepted."""

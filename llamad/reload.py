@@ -224,23 +224,28 @@ class Reloader:
 
     async def retry_refused(self) -> None:
         """Apply what was refused for what is wrong in the world only (a program that is away, a port that is taken)
-        once that is right. Until cancelled.
+        once that is right. A model that is still being copied is not: two looks have to agree. Until cancelled.
         """
+        right: Files | None = None
         while True:
             await asyncio.sleep(LOOK_EVERY)
             try:
-                await self._retry_refused()
+                right = await self._retry_refused(right)
             except Exception:  # no reason to end a model
                 log.exception("a bug in llamad", extra={"event": "bug"})
 
-    async def _retry_refused(self) -> None:
+    async def _retry_refused(self, before: Files | None) -> Files | None:
+        """Look once; what is right by now of what was refused, which is applied where it was right `before` too."""
         refused, newest = self.verdict.refused, self._newest
         passing = refused and not any(one.kind is ProblemKind.TEXT for one in refused)
         if not passing or newest is None or self.config is None or not self.config.watch:
-            return
-        if not (await self.judged(newest)).verdict.refused and self.verdict.refused is refused:
+            return None
+        if (await self.judged(newest)).verdict.refused or self.verdict.refused is not refused:
+            return None
+        if newest is before:
             self._anew = True
             self._note("what it was refused for is in order now")
+        return newest
 
     async def _answer(self, asked: list[asyncio.Future[Applied]], cause: str) -> None:
         if cause:  # who asks for it over the control socket is told there

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -12,11 +13,15 @@ from typing import cast
 
 import pytest
 
+from llamad.config.files import Files
+from llamad.config.loader import Loaded
 from llamad.config.model import Config, GatewayConfig, StopPolicy
+from llamad.config.problems import Position
 from llamad.front import Front, changed_keys, drain, farewell
 from llamad.gateway.gateway import Gateway
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, Keys
-from llamad.gateway.listen import STORED
+from llamad.gateway.listen import STORED, descriptor_name
+from llamad.host.address import TcpAddress
 from llamad.host.notify import Notifier, SystemdEnvironment
 from llamad.host.pulse import Pulse
 from llamad.servers.board import ReplicaKey
@@ -118,6 +123,31 @@ def test_a_server_on_its_way_out_has_its_requests_in_hand_too() -> None:
             assert fleet.in_hand() == (1, 5.0)
             await asyncio.sleep(10)
             assert fleet.in_hand() == (0, 0.0)
+
+    tell(story)
+
+
+def test_at_a_start_what_systemd_kept_is_listened_on(tmp_path: Path) -> None:
+    """After a crash, an upgrade, or with llamad.socket, each start said that something else listens on its own port."""
+
+    async def story() -> None:
+        async with two_servers() as (fleet, began):
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                address = TcpAddress("127.0.0.1", taken.getsockname()[1])
+                config = Config(models_dir=tmp_path, gateway=GatewayConfig(listen=(address,)))
+                at = ((Position(tmp_path, 1, 1), "gateway.listen"),)
+                loaded = Loaded(config, (), Files(tmp_path, {}), {}, listen_at=at)
+                for name, count in ((descriptor_name(address), 0), ("gateway", 0), ("else", 1), (f"{STORED}1234", 1)):
+                    front = Front(
+                        fleet,
+                        (),
+                        Notifier(SystemdEnvironment()),
+                        Pulse(lambda: began),
+                        external_key=lambda _: None,
+                        changed=lambda: None,
+                        handed={name: [taken.fileno()]},
+                    )
+                    assert len(front.verify(loaded, config).problems) == count, name
 
     tell(story)
 

@@ -867,6 +867,8 @@ def test_what_was_refused_for_the_world_is_applied_once_that_is_mended(tmp_path:
             model.write_bytes(gguf())
             house.file.write_text("servers: {}")  # half of it
             if watch:
+                await asyncio.sleep(LOOK_EVERY)
+                assert house.reloader.error is not None, "it may be in the middle of being copied"
                 async with asyncio.timeout(LOOK_EVERY * 2):
                     await until(lambda: house.reloader.error is None)
                 assert house.fleet.intents["a"].config.model == model

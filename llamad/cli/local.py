@@ -38,6 +38,8 @@ def check(file: Path | None, default: Path, client: "Client", *, as_json: bool) 
         print(json.dumps(report, indent=2))
         return int(report["exit_code"])
     view = _VIEWS[report["view"]] + (f"; {why}" if why else "")
+    if report["view"] == "self" and os.geteuid() != 0 and _is_the_systems(Path(report["file"])):
+        view += "; sudo llamad check tells how its service would see it"
     if report["lines"]:
         warn([*report["lines"], f"{report['summary']} ({view})"])
     else:

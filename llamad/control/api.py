@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_BODY = 64 << 10
 MAX_FILES = 8 << 20
 """Of a configuration that is to be judged, as JSON."""
+OVERFLOW_UID = 65534
+"""What the kernel says of users that the unit's PrivateUsers= hides."""
 BODY_TIME = 10.0
 """Seconds for a body."""
 MAX_LINES = 100_000
@@ -270,7 +272,8 @@ def _tell_order(request: web.Request, verb: str, **fields: str) -> None:
     """What somebody orders is in the journal, with who it was: its effects alone would not tell."""
     assert request.transport is not None
     peer = peer_of(request.transport.get_extra_info("socket").fileno())
-    who = f"uid {peer.uid}, pid {peer.pid}"  # no name: a user database in the network would hold up everything
+    # no name: a user database in the network would hold up everything; no number that stands for any user
+    who = f"another user, pid {peer.pid}" if peer.uid == OVERFLOW_UID else f"uid {peer.uid}, pid {peer.pid}"
     log.info("%s: asked over the control socket by %s", verb, who, extra={"event": "order", **fields})
 
 

@@ -21,7 +21,7 @@ from llamad.servers.board import Failure, ReplicaKey
 from llamad.servers.causes import gpu_missing
 from llamad.servers.command import Launch, child_environment
 
-Mark = tuple[int, int, int, int] | None
+Mark = tuple[int, ...] | None
 FileMarks = tuple[Mark, ...]
 """Device, inode, size and mtime of each file that a start needs, the program last; None for one that is not there."""
 
@@ -98,18 +98,19 @@ def _marks_of(named: NamedFile) -> Iterator[Mark]:
     if named.use in (Use.MODEL, Use.READ):
         yield from map(mark, parts_of(named.path))
     else:
-        yield (0, 0, 0, 0) if file_fault(named, {}) is None else None
+        yield () if file_fault(named, {}) is None else None
 
 
 def mark(path: Path | None) -> Mark:
-    """Device, inode, size and mtime of a file; None where it is not there."""
+    """Device, inode, size and mtime of a file, and what may be done with it; None where it is not there."""
     if path is None:
         return None
     try:
         seen = status(path)
     except OSError:
         return None
-    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+    allowed = sum(way for way in (os.R_OK, os.X_OK) if os.access(path, way))
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, allowed
 
 
 async def pointless(launch: Launch, around: Around) -> Failure | None:

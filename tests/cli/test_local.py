@@ -191,6 +191,17 @@ def test_a_file_of_the_system_is_checked_with_the_services_directories(monkeypat
     assert local.directories_for(Path("/home/u/llamad.yaml")).state == Path("/home/u/data/llamad")
 
 
+def test_who_checks_a_file_of_the_system_is_told_how_the_service_sees_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """`the user bob needs to read it` is no advice where the service has to."""
+    hint = "; sudo llamad check tells how its service would see it)"
+    for uid, told in ((1000, True), (0, False)):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        main(["check", "/etc/no-such-llamad/llamad.yaml"])
+        assert (hint in capsys.readouterr().err) is told
+
+
 def test_root_checks_a_file_of_the_system_on_behalf_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         pw_name = "llamad"

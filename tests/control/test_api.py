@@ -140,6 +140,17 @@ async def test_servers_are_started_stopped_and_restarted(verb: str, state: str) 
     assert operations.calls == [(verb, "embed", False), (verb, "qwen", "embed", True)]
 
 
+async def test_an_order_of_a_user_that_the_sandbox_hides_is_not_nobodys(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With PrivateUsers= the kernel says 65534 of every user but root and llamad's own."""
+    caplog.set_level(logging.INFO, "llamad")
+    async with daemon() as path:
+        monkeypatch.setattr("llamad.control.api.peer_of", lambda _: Peer(7, 65534, frozenset()))
+        await ask(path, "POST /v1/reload")
+    assert "reload: asked over the control socket by another user, pid 7" in caplog.messages
+
+
 async def test_orders_are_in_the_journal_once_with_who_gave_them(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamad")
     async with daemon() as path:

@@ -32,6 +32,18 @@ def test_a_mark_tells_a_file_from_its_replacement(tmp_path: Path) -> None:
     assert mark(path) != first
 
 
+def test_a_mark_tells_what_may_be_done_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who mends the mode, or the owner, of a program or a model has mended what the server failed for."""
+    path = tmp_path / "llama-server"
+    path.touch(mode=0o644)
+    first = mark(path)
+    path.chmod(0o755)
+    assert mark(path) != first
+    second = mark(path)
+    monkeypatch.setattr(os, "access", lambda _path, way: way != os.R_OK)
+    assert mark(path) not in (first, second)
+
+
 def test_the_program_and_all_that_a_start_needs_are_marked(tmp_path: Path) -> None:
     async def story() -> None:
         program, model = tmp_path / "llama-server", tmp_path / "m.gguf"
