@@ -64,12 +64,12 @@ NOBODYS_KEYS = Keys({b"": "nobody"})
 
 def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
     """Read `name:key` lines; blank lines and lines that begin with `#` are skipped. Every problem at once, none of
-    which shows a key. With problems, the keys are not to be used.
+    which shows a key. With problems other than remarks, the keys are not to be used.
     """
     problems: list[Problem] = []
 
-    def wrong(line: int, column: int, message: str) -> None:
-        problems.append(Problem(Position(source, line, column), _PATH, message))
+    def wrong(line: int, column: int, message: str, kind: ProblemKind = ProblemKind.TEXT) -> None:
+        problems.append(Problem(Position(source, line, column), _PATH, message, kind))
 
     if data.startswith(UTF_16):
         wrong(1, 1, UTF_16_WORDS)
@@ -86,6 +86,9 @@ def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
         if fault is not None:
             wrong(number, *fault)
             continue
+        if len(key) > 1 and key[0] == key[-1] and key[0] in "\"'":
+            words = f"the quotes around the key of {name!r} are a part of it: clients have to send them too"
+            wrong(number, len(name) + 2, words, ProblemKind.REMARK)
         digest = sha256(key.encode()).digest()
         if name in names:
             wrong(number, 1, f"the name {name!r} stands in line {names[name]} already")
@@ -96,7 +99,8 @@ def parse_keys(data: bytes, source: Path) -> tuple[Keys, list[Problem]]:
         by_digest.setdefault(digest, name)
     if len(by_digest) > MAX_KEYS:
         wrong(1, 1, f"has {len(by_digest)} keys: at most {MAX_KEYS} are taken")
-    return (NO_KEYS if problems else Keys(by_digest)), problems
+    is_wrong = any(one.kind is not ProblemKind.REMARK for one in problems)
+    return (NO_KEYS if is_wrong else Keys(by_digest)), problems
 
 
 def _fault(name: str, colon: str, key: str) -> tuple[int, str] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llamad.config.model import GatewayConfig
+from llamad.config.problems import ProblemKind
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, load_keys, parse_keys
 from tests.gateway.fleets import a_head
 
@@ -57,6 +58,17 @@ def test_a_bad_line_is_named_and_its_key_is_not_shown(line: bytes, expected: str
     assert expected in problem
     assert "secret" not in problem
     assert len(problem) < 250
+
+
+@pytest.mark.parametrize("quoted", [b'"sk-a"', b"'sk-a'"])
+def test_quotes_are_a_part_of_a_key_and_that_is_said(quoted: bytes) -> None:
+    """Who writes them as in YAML or a shell is answered 401 for ever; who means them is not refused."""
+    keys, (problem,) = parse_keys(b"ann:" + quoted + b'\nbob:"sk\n', FILE)
+    assert (keys.name_of(quoted), keys.names) == ("ann", ("ann", "bob"))
+    assert problem.kind is ProblemKind.REMARK
+    said = "keys:1:5: gateway.api_keys_file: the quotes around the key of 'ann' are a part of it"
+    assert said in str(problem)
+    assert "sk-a" not in str(problem)
 
 
 def test_every_problem_is_told_at_once() -> None:
