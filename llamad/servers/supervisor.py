@@ -122,6 +122,7 @@ class Supervisor:
             self._announce(running)
             life = Life(self.key, running, self._around, self._output, self._traffic, self._beat, lambda: self._config)
             self._lives = True
+            self._woken.clear()  # whoever asked for a start has it
             failure = await life.run()
         except asyncio.CancelledError:
             await ending.gracefully()

@@ -516,6 +516,25 @@ def test_an_order_in_the_last_moments_of_a_life_is_not_lost(when: str) -> None:
     tell(story)
 
 
+def test_an_order_during_a_start_is_no_order_for_the_next_one() -> None:
+    """It was obeyed: a crash much later waits for its back-off like any other."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        loop.thread_time = 2.0
+        with a_world(Behaviour(ends=(500, SEGFAULT))) as world:
+            async with supervised(world, restart={"initial_delay": 50.0, "max_delay": 50.0, "jitter": 0.0}) as one:
+                await asyncio.sleep(1)
+                one.supervisor.wake()
+                await one.until(State.BACKOFF)
+                await one.until(State.READY)
+            first, second = starts(world)
+            assert second - first >= 550
+
+    tell(story)
+
+
 @pytest.mark.parametrize("where", ["gracefully", "_let_go", "_note_exit"])
 def test_a_bug_on_the_way_out_keeps_nobody(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is stopped ends, whatever goes wrong meanwhile: else whoever stops it waits for ever."""
