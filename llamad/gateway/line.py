@@ -25,20 +25,20 @@ from llamad.gateway.types import Lease, Refusal, Ticket
 from llamad.gateway.waiting import Decided, Waiter, Waiting
 from llamad.servers.board import Replica
 from llamad.servers.explain import Condition
-from llamad.servers.traffic import Traffic
+from llamad.servers.traffic import Flight, Traffic
 
 
-class Grant:
+class Grant(Flight):
     """A Lease: one request on one replica."""
 
-    __slots__ = ("_line", "_open", "_traffic", "flight", "replica")
+    _open = True
 
     def __init__(self, line: "Line", replica: Replica, traffic: Traffic) -> None:
+        self.key = replica.key
         self.replica = replica
         self._line = line
         self._traffic = traffic
-        self._open = True
-        self.flight = traffic.begin(replica.key)
+        traffic.begin(replica.key, self)
 
     def release(self, *, goes_on: bool = False) -> None:
         """The request is over, or `goes_on` in the engine without its client. Once only: a second time would free a
@@ -47,9 +47,9 @@ class Grant:
         assert self._open, f"a lease of {self.replica.key} was released twice"
         self._open = False
         if goes_on:
-            self._traffic.leave(self.flight)
+            self._traffic.leave(self)
         else:
-            self._traffic.end(self.flight)
+            self._traffic.end(self)
         self._line.pump()
 
     def failed(self) -> None:

@@ -32,11 +32,6 @@ class Caller(Protocol):
     keeps_alive: bool
     cors: Headers
 
-    @property
-    def writing_paused(self) -> bool:
-        """Whether the client does not keep up."""
-        ...
-
     def write(self, data: bytes) -> None:
         """Pass `data` on to the client."""
         ...
@@ -58,12 +53,12 @@ class Caller(Protocol):
         ...
 
 
-class Visit:
+class Visit(Flight):
     """A Lease of a request that does not use the model: nothing counts it."""
 
     def __init__(self, replica: Replica) -> None:
+        super().__init__(replica.key)
         self.replica = replica
-        self.flight = Flight(replica.key, 0.0)
 
     def release(self, *, goes_on: bool = False) -> None:
         """It is over."""
@@ -76,8 +71,9 @@ class Relay:
     """From the route to the last byte of the answer. `start` begins, `abandon` ends it when the client leaves."""
 
     # Defaults stand in the class: most requests never change them, and one object less to fill is time saved.
-    _flight: Flight
     _lease: Lease | None = None
+    _flight: Lease
+    """The last lease: there as soon as bytes can come."""
     _ticket: Ticket | None = None
     _opening: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
@@ -179,8 +175,7 @@ class Relay:
             self._granted(outcome)
 
     def _granted(self, lease: Lease) -> None:
-        self._lease = lease
-        self._flight = lease.flight
+        self._lease = self._flight = lease
         self._exchange.replica = lease.replica.key.index
         self._open(fresh=self._retried)
 
@@ -289,7 +284,7 @@ class Relay:
         exchange.status = answer.status
         if answer.status == 500 and self._lease is not None:
             self._lease.failed()
-        if caller.writing_paused:
+        if self._paused:
             self.pause()
         kept = self._shared.kept_for if caller.keeps_alive else 0
         out = client_head(answer, length, request, cors=caller.cors, keep_alive=kept)
@@ -361,7 +356,7 @@ class Relay:
         """Why llamad itself ended the process that worked on this request: what it did once it would do again, so it is
         not sent to another.
         """
-        why = None if self._lease is None else self._lease.flight.fate
+        why = None if self._lease is None else self._lease.fate
         return None if why is None else f"llamad ended the server that worked on it, and does not repeat it: {why}"
 
     def _broken(self, message: str) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from llamad.config.model import ServerConfig
 from llamad.gateway import modelname
 from llamad.gateway.enginepaths import Kind, allowed, kind_of, nearest, plain
+from llamad.gateway.largejson import MAX_DEPTH
 from llamad.gateway.modelname import UnreadableError
 from llamad.gateway.replies import error_answer, not_allowed, there_is, unknown_model
 from llamad.gateway.types import WITH_BODY, Answer, Reader, RequestHead, ToServer
@@ -155,7 +156,8 @@ def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) ->
     if read is None:
         return _by_head(names, head)
     try:
-        modelname.check_nesting(body)
+        if len(body) > MAX_DEPTH:  # a shorter one cannot be deeper
+            modelname.check_nesting(body)
         name = read.model(body)
         if name is None and head.query:
             name = modelname.in_query(head.query)

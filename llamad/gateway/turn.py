@@ -72,11 +72,6 @@ class Turn:
         self.keeps_alive = head.keep_alive and not shared.draining
         self.exchange = shared.policy.begin(head, request.id, connection.peer)
 
-    @property
-    def writing_paused(self) -> bool:
-        """Whether the client does not keep up."""
-        return self._connection.writing_paused
-
     # --- the request ---
 
     def begin(self) -> None:
@@ -183,6 +178,8 @@ class Turn:
         route = self._route or shared.policy.route(request.head, self._reader, body)
         if isinstance(route, ToServer):
             relay = self._relay = Relay(shared, self, request, body, route, self.exchange)
+            if self._connection.writing_paused:
+                relay.pause()
             relay.start()
         elif isinstance(route, Local):
             self._local = shared.tasks.spawn(self._answer_locally(route, body))

@@ -8,7 +8,7 @@ from llamad.config.model import ServerConfig
 from llamad.gateway.enginepaths import Kind
 from llamad.servers.board import Board, Replica
 from llamad.servers.explain import Condition
-from llamad.servers.traffic import Flight, Traffic
+from llamad.servers.traffic import Traffic
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What is spoken here; a request with another method is refused by the parser."""
@@ -111,10 +111,9 @@ class Lease(Protocol):
         """Where to send it."""
         ...
 
-    @property
-    def flight(self) -> Flight:
-        """The request, as whoever watches the replica sees it."""
-        ...
+    received: int
+    fate: str | None
+    """See Flight, which it is for whoever watches the replica."""
 
     def release(self, *, goes_on: bool = False) -> None:
         """The request is over, however it ended; or its client has left, and the engine `goes_on` with it."""

@@ -14,13 +14,13 @@ class Flight:
     of the answer; `fate` is why llamad ended the process that worked on it, where it did.
     """
 
-    __slots__ = ("began", "fate", "key", "received")
+    # Defaults stand in the class: most requests never change them, and one object less to fill is time saved.
+    began = 0.0
+    received = 0
+    fate: str | None = None
 
-    def __init__(self, key: ReplicaKey, began: float) -> None:
+    def __init__(self, key: ReplicaKey) -> None:
         self.key = key
-        self.began = began
-        self.received = 0
-        self.fate: str | None = None
 
 
 class _Lane:
@@ -90,12 +90,12 @@ class Traffic:
 
     # --- the gateway
 
-    def begin(self, key: ReplicaKey) -> Flight:
-        """A request is given to `key`."""
+    def begin(self, key: ReplicaKey, flight: Flight | None = None) -> Flight:
+        """A request is given to `key`; `flight` is what stands for it, where there is such a thing already."""
         lane = self._lanes.get(key) or self._lane(key)
         lane.begun += 1
-        self.last_used = now = self._clock()
-        flight = Flight(key, now)
+        flight = flight or Flight(key)
+        self.last_used = flight.began = self._clock()
         lane.flights[flight] = None
         if lane.watcher is not None and len(lane.flights) == 1:
             lane.watcher()

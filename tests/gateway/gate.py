@@ -32,12 +32,12 @@ BOUND = 5.0
 """Seconds after which a wait has failed."""
 
 
-class ALease:
+class ALease(Flight):
     """Counts that it is given back once."""
 
     def __init__(self, replica: Replica, rules: "Rules") -> None:
         self.replica = replica
-        self.flight = Flight(replica.key, 0.0)
+        super().__init__(replica.key)
         self._rules = rules
         self._held = True
         rules.leases.append(self)
