@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import pwd
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -772,7 +773,8 @@ def test_what_is_there_and_cannot_be_read_is_not_gone(tmp_path: Path, monkeypatc
             for path in (drop_in, drop_in.parent, house.file):
                 closed.add(path)
                 await house.saved()
-                said = f"{path}:1:1: cannot be read: Permission denied"
+                user = pwd.getpwuid(os.geteuid()).pw_name
+                said = f"{path}:1:1: cannot be read: Permission denied (the user {user} needs to read it)"
                 assert said in (house.reloader.error or "")
                 await asyncio.sleep(AWAY * 2)
                 assert house.servers == ["a", "b"]

@@ -11,6 +11,7 @@ from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.unseen import UTF_16, UTF_16_WORDS
 from llamad.config.yamltree import Node, parse_tree
 from llamad.host.files import names_in, read_bytes
+from llamad.host.sandbox import denied_hint
 
 DROP_INS = "conf.d"
 
@@ -62,7 +63,8 @@ def read_disk(file: Path) -> Files:
     def unread(path: Path, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             there.add(path)
-        problems.append(Problem(Position(path, 1, 1), "", f"cannot be read: {error.strerror or error}"))
+        message = f"cannot be read: {error.strerror or error}"
+        problems.append(Problem(Position(path, 1, 1), "", message, hint=denied_hint(error)))
 
     folder, drop_ins, has_folder = file.parent / DROP_INS, list[Path](), True
     try:

@@ -31,6 +31,7 @@ from llamad.config.yamltree import Node, mapping
 from llamad.host.address import UnixAddress
 from llamad.host.dirs import Directories
 from llamad.host.files import is_folder
+from llamad.host.sandbox import denied_hint
 
 OPTIONS_CACHE = "options.json"
 """Below the cache directory."""
@@ -200,7 +201,8 @@ class _Load:
             has_keys = has_api_keys(keys_file, self._reader)
         except OSError as error:
             words = f"{keys_file or error.filename} cannot be read: {error.strerror}"
-            self._tell(("gateway", "api_keys_file"), words, kind=self._kind_of_keys)
+            hint = denied_hint(error)
+            self._tell(("gateway", "api_keys_file"), words, hint=hint, kind=self._kind_of_keys)
             has_keys = True  # they were meant to be asked: one problem is enough
         if result.bad.isdisjoint(("insecure", "api_keys_file", "listen")):
             found = gateway_problems(self._top, gateway, has_keys=has_keys)

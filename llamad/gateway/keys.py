@@ -14,6 +14,7 @@ from llamad.config.model import SERVER_NAME, GatewayConfig
 from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.unseen import UTF_16, UTF_16_WORDS
 from llamad.gateway.types import RequestHead
+from llamad.host.sandbox import denied_hint
 
 MAX_KEYS = 1024
 """Also bounds the `key` label of the metrics."""
@@ -151,4 +152,4 @@ def _old(found: KeyFile, keys: Keys) -> list[Problem]:
 
 
 def _unreadable(file: Path, error: OSError) -> Problem:
-    return Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}")
+    return Problem(Position(file, 1, 1), _PATH, f"cannot be read: {error.strerror}", hint=denied_hint(error))

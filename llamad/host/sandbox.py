@@ -38,6 +38,11 @@ def unreadable_hint(path: Path, environ: Mapping[str, str]) -> str:
     return hidden_hint(path, environ) or f"the user {_own_name()} needs to read it and to enter its folders"
 
 
+def denied_hint(error: OSError) -> str | None:
+    """What to do about a file of the configuration that this process is not allowed to read; None for other errors."""
+    return f"the user {_own_name()} needs to read it" if isinstance(error, PermissionError) else None
+
+
 def _own_name() -> str:
     uid = os.geteuid()
     try:

@@ -30,12 +30,14 @@ _HINTS = {
     "unreadable": "look at the disk",
     "corrupt": "fetch it again",
 }
+_NOT_EXECUTABLE = "is not executable"
+_CHMOD = "chmod +x it, if it is llama-server"
 
 
 def inspect(launch: Launch) -> Failure | None:
     """Why a start is pointless, or None. It reads the disk: call it in a thread."""
     if (there := _fault_of(launch.binary)) is not None:
-        hint = "install it there, or correct llama_server"
+        hint = _CHMOD if there == _NOT_EXECUTABLE else "install it there, or correct llama_server"
         return _permanent("binary-missing", f"{launch.binary} {there}", hint)
     for named in launch.files:
         fault = file_fault(named, os.environ)
@@ -55,7 +57,7 @@ def _fault_of(binary: Path) -> str | None:
         return f"cannot be looked at: {error.strerror}"
     if stat.S_ISDIR(found.st_mode):
         return "is a folder, not a program"
-    return None if os.access(binary, os.X_OK) else "is not executable"
+    return None if os.access(binary, os.X_OK) else _NOT_EXECUTABLE
 
 
 def examine(launch: Launch, address: Address, environ: Mapping[str, str]) -> Failure | None:

@@ -1,11 +1,15 @@
 """Keys: the file, who is let in, and that no key is ever shown."""
 
+import errno
+import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from llamad.config.model import GatewayConfig
 from llamad.config.problems import ProblemKind
+from llamad.gateway import keys as keys_module
 from llamad.gateway.keys import NO_KEYS, NOBODYS_KEYS, load_keys, parse_keys
 from tests.gateway.fleets import a_head
 
@@ -118,6 +122,18 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         keys, (problem,) = load_keys(GatewayConfig(api_keys_file=path), ())
         assert keys is NO_KEYS
         assert problem.message.startswith("cannot be read: ")
+
+
+def test_who_has_to_read_a_file_of_keys_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sudo tee` under a careful umask: it is root's alone, and the service does not start."""
+
+    def closed(paths: tuple[Path, ...]) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(paths[0]))
+
+    monkeypatch.setattr(keys_module, "read_key_file", closed)
+    _, (problem,) = load_keys(GatewayConfig(api_keys_file=tmp_path / "keys"), ())
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    assert str(problem).endswith(f"cannot be read: Permission denied (the user {user} needs to read it)")
 
 
 # --- who is let in ---

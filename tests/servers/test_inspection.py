@@ -52,6 +52,13 @@ def test_a_missing_program(launch: Launch) -> None:
 def test_a_program_that_is_not_executable(launch: Launch) -> None:
     launch.binary.chmod(0o644)
     assert failure(launch).message == f"{launch.binary} is not executable"
+    assert failure(launch).hint == "chmod +x it, if it is llama-server"
+
+
+def test_a_folder_is_no_program(launch: Launch) -> None:
+    launch.binary.unlink()
+    launch.binary.mkdir()
+    assert failure(launch).message == f"{launch.binary} is a folder, not a program"
 
 
 def test_a_missing_model(launch: Launch) -> None:
