@@ -84,6 +84,6 @@ def test_two_hundred_reloads_leave_nothing(guest: Guest) -> None:
     guest.run(guest.python, "-c", TWO_HUNDRED, timeout=120)
     fds_after, threads_after, memory_after = measure()
     assert fds_after <= fds + 1
-    assert threads_after <= threads + 1
+    assert threads_after <= threads + 8, "more than the pools of threads, which may still fill"
     assert memory_after - memory < 8 << 20
     assert guest.replica("one")["pid"] == before
