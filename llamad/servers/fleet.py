@@ -26,6 +26,7 @@ from llamad.servers.output import Output
 from llamad.servers.plan import Action, Intent, Plan, diff
 from llamad.servers.residency import Device
 from llamad.servers.room import Room
+from llamad.servers.starting import Programs, look_at_programs
 from llamad.servers.state import State
 from llamad.servers.telling import tell_bug
 from llamad.servers.traffic import Traffic
@@ -36,6 +37,8 @@ IDLE_CHECK = 0.5
 PATIENCE = 60.0
 """Seconds after which an on-demand server that waits for room, and that nobody waits for any more, gives it up."""
 
+LOOK_AT_PROGRAMS = 5.0
+"""Seconds between two looks whether programs were changed on disk."""
 AFTER_BUGS = 5.0
 """Seconds until a server is tried again whose very failure could not be shown."""
 
@@ -66,6 +69,7 @@ class Fleet:
         self._stack = AsyncExitStack()
         self._room = Room(around, self._members, lambda name: self._want(name, order=None, demand=False))
         self._ends = False
+        self._programs = Programs()
         self.configs: Mapping[str, ServerConfig] = {}
 
     @property
@@ -80,7 +84,10 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        self._housekeeping = self._group.create_task(self._stop_idle(), name="idle servers")
+        self._housekeeping = [
+            self._group.create_task(self._stop_idle(), name="idle servers"),
+            self._group.create_task(self._look_at_programs(), name="programs"),
+        ]
         return self
 
     async def __aexit__(
@@ -89,7 +96,8 @@ class Fleet:
         self._ends = True
         for member in self._members.values():
             member.leave()
-        self._housekeeping.cancel()
+        for task in self._housekeeping:
+            task.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
     def adopt(self, running: Mapping[str, Mapping[int, Adopted]], stopped: Iterable[str]) -> None:
@@ -152,7 +160,7 @@ class Fleet:
         member = self._member(server)
         if (failure := member.cannot_start_again()) is not None:
             return f"it goes on, but could not be started again: {failure.message}"
-        if not member.program_changed():
+        if not member.program_changed(self._programs):
             return None
         return f"llama_server was changed on disk since it started; `llamad restart {server}` uses the new one"
 
@@ -299,6 +307,13 @@ class Fleet:
     def _down(self, server: str) -> ServerDownError:
         condition, now = self.condition(server), asyncio.get_running_loop().time()
         return ServerDownError(condition.sentence(now), cause=condition.cause, retry_after=condition.retry_in(now))
+
+    async def _look_at_programs(self) -> None:
+        """Not when somebody asks for a `notice`: their disk may not answer, and the loop is everybody's."""
+        while True:
+            await asyncio.sleep(LOOK_AT_PROGRAMS)
+            launches = [launch for intent in self._intents.values() for launch in intent.launches]
+            self._programs = await look_at_programs(launches)
 
     async def _stop_idle(self) -> None:
         with self._around.pulse.part("idle servers", within=SLACK) as beat:

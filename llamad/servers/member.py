@@ -18,7 +18,7 @@ from llamad.servers.external import ExternalWatcher
 from llamad.servers.leftovers import Adopted
 from llamad.servers.output import Output
 from llamad.servers.plan import Intent
-from llamad.servers.starting import pointless
+from llamad.servers.starting import Programs, pointless
 from llamad.servers.state import State
 from llamad.servers.supervisor import Supervisor
 from llamad.servers.traffic import Traffic
@@ -106,10 +106,10 @@ class Member:
         """How many replicas are supervised: as many are on the board, or about to be."""
         return len(self._posts)
 
-    def program_changed(self) -> bool:
-        """Whether another file lies at the program's path than the one that runs."""
+    def program_changed(self, seen: Programs) -> bool:
+        """Whether another file lay at the program's path, when that was `seen`, than the one that runs."""
         supervisors = [post.supervisor for post in self._posts.values()]
-        return any(isinstance(one, Supervisor) and one.program_changed() for one in supervisors)
+        return any(isinstance(one, Supervisor) and one.program_changed(seen) for one in supervisors)
 
     def cannot_start_again(self) -> Failure | None:
         """Why a process that was taken over, and runs, could not be started again as things are."""

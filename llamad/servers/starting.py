@@ -1,11 +1,12 @@
 """The step from "should run" to a running child: what is looked at first, and what can go wrong in words."""
 
+import asyncio
 import errno
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamad.config.filefaults import file_fault, parts_of
@@ -78,6 +79,20 @@ class Prepared:
     launch: Launch
     address: Address
     environment: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """How programs looked at a moment of the loop's clock."""
+
+    at: float = 0.0
+    marks: Mapping[Path, Mark] = field(default_factory=dict)
+
+
+async def look_at_programs(launches: Iterable[Launch | Failure]) -> Programs:
+    """Look at the programs of these launches, in a thread."""
+    at, paths = asyncio.get_running_loop().time(), {one.binary for one in launches if isinstance(one, Launch)}
+    return Programs(at, await aside(lambda: {path: mark(path) for path in paths}))
 
 
 async def file_marks(config: ServerConfig, launch: Launch | Failure, around: Around) -> FileMarks:

@@ -56,6 +56,7 @@ class Supervisor:
         self._lives = False
         self._failures = 0
         self._marks: starting.FileMarks = ()
+        self._marked_at = 0.0
         self._board = around.board
         self._loop = asyncio.get_running_loop()
 
@@ -81,12 +82,12 @@ class Supervisor:
         if not self._lives:
             self._woken.set()
 
-    def program_changed(self) -> bool:
-        """Whether another file lies at the program's path than the one that runs."""
+    def program_changed(self, seen: starting.Programs) -> bool:
+        """Whether another file lay at the program's path, when that was `seen`, than the one that runs."""
         view = self._board.replicas.get(self.key)  # it may not have begun, or may have ended already
         if view is None or view.pid is None or not self._marks or not isinstance(self.launch, Launch):
             return False
-        return starting.mark(self.launch.binary) not in (self._marks[-1], None)
+        return seen.at > self._marked_at and seen.marks.get(self.launch.binary) not in (self._marks[-1], None)
 
     def cannot_start_again(self) -> Failure | None:
         """Why the process that was taken over, and runs, could not be started again as things are."""
@@ -140,6 +141,7 @@ class Supervisor:
             return running
         restarts = self._view.restarts + (self._view.started_at is not None)
         self._beat.expect(None)  # a disk that hangs is no reason to end all the others
+        self._marked_at = self._loop.time()
         self._marks = await starting.file_marks(self._config, self.launch, self._around)
         if isinstance(self.launch, Failure):
             raise starting.CannotStartError(self.launch)

@@ -336,7 +336,10 @@ def test_a_changed_program_is_told_and_not_acted_on(tmp_path: Path) -> None:
             async with a_fleet(world, intent) as fleet:
                 await fleet.settled(["a"])
                 assert fleet.notice("a") is None
+                await asyncio.sleep(10)
+                assert fleet.notice("a") is None
                 program.write_text("newer")
+                await asyncio.sleep(10)
                 assert "llamad restart a" in (fleet.notice("a") or "")
                 await asyncio.sleep(100)
                 assert pids(fleet, "a") == [1000]

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,13 +329,16 @@ def test_the_program_is_told_to_have_changed_only_when_it_did(tmp_path: Path) ->
         program.chmod(0o755)
         with a_world() as world:
             async with supervised(world, a_launch(binary=program), llama_server=str(program)) as one:
-                assert not one.supervisor.program_changed()
+                before = await starting.look_at_programs([one.supervisor.launch])
+                assert not one.supervisor.program_changed(before)
                 await one.until(State.READY)
-                assert not one.supervisor.program_changed()
+                assert not one.supervisor.program_changed(await starting.look_at_programs([one.supervisor.launch]))
                 program.write_text("newer")
-                assert one.supervisor.program_changed()
+                newer = await starting.look_at_programs([one.supervisor.launch])
+                assert one.supervisor.program_changed(newer)
+                assert not one.supervisor.program_changed(replace(newer, at=0.0)), "seen before it was started"
                 program.unlink()
-                assert not one.supervisor.program_changed()
+                assert not one.supervisor.program_changed(await starting.look_at_programs([one.supervisor.launch]))
 
     tell(story)
 
@@ -356,7 +360,8 @@ def test_one_that_was_taken_over_goes_on_as_it_is(tmp_path: Path) -> None:
             async with supervised(world, adopted=an_adopted(world, tmp_path / "x.sock")) as one:
                 await one.until(State.READY)
                 assert (one.view.pid, one.view.restarts, one.view.started_at) == (77, 3, -500.0)
-                assert not one.supervisor.program_changed()
+                seen = await starting.look_at_programs([one.supervisor.launch])
+                assert not one.supervisor.program_changed(seen)
                 assert len(world.machine.children) == 1
 
     tell(story)
