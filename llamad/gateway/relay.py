@@ -328,7 +328,7 @@ class Relay:
         elif upstream is not None and upstream.reused and not self._buffer and self._fate is None:
             self._open(fresh=True)  # it was closed while idle, and only now we know
         else:
-            self._losses += 1
+            self._losses += error is None or isinstance(error, OSError)  # anything else is a bug of ours
             self._died("it closed the connection before it answered")
 
     def _died(self, reason: str) -> None:
