@@ -25,7 +25,7 @@ from llamad.config.problems import Position, Problem, ProblemKind
 from llamad.config.programs import Programs
 from llamad.config.serverargs import model_file, server_files, server_findings
 from llamad.config.values import PATTERN_WORDS
-from llamad.config.wording import Elsewhere, Typed, not_a_mapping, typed
+from llamad.config.wording import Elsewhere, Typed, below_section, not_a_mapping, typed
 from llamad.config.world import Reader, credential_problems, device_problems, file_problems, has_api_keys
 from llamad.config.yamltree import Node, mapping
 from llamad.host.address import UnixAddress
@@ -109,9 +109,9 @@ def models_dir(file: Path, dirs: Directories) -> Path:
 
 
 def _below_servers(key: str, value: Node) -> str | None:
-    """Tells of an unknown key of the file that it looks like a server."""
+    """Tells of an unknown key of the file that it looks like a server, or is one of a section."""
     if value.entries.keys().isdisjoint(SOURCES):
-        return None
+        return below_section(Config, key)
     return f"is {key} a server? it belongs below servers:, indented"
 
 
@@ -249,7 +249,9 @@ class _Load:
             sound = isinstance(program, str) and is_program(program)
             binary = self._programs.ask(str(program), variables) if sound else None
             known = isinstance(binary, Binary) and binary.options.find(key) is not None
-            return "it is an option of llama-server, and belongs below args:" if known else None
+            if known:
+                return "it is an option of llama-server, and belongs below args:"
+            return below_section(ServerConfig, key)
 
         return tell
 

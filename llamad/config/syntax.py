@@ -19,6 +19,7 @@ _VALUE = re.compile(r":\s+[^\s#|>&]")
 _NO_SPACE = re.compile(r"\s*(?:- )?([\w-]+):(?!//)([^\s:].*)")
 _NO_MAPPING_HERE = ("mapping values are not allowed here", "mapping values are not allowed in this context")
 _BLOCK_FOUND = re.compile(r"but found '<block (mapping|sequence) start>'")
+_CONFLICT = re.compile(r"<{7} ")
 _CLOSING = {"[": "]", "{": "}"}
 
 Said = tuple[int, int, str]
@@ -42,6 +43,9 @@ def _said(text: str, error: yaml.MarkedYAMLError) -> Said:
     lines = text.splitlines()
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line, mark.column) if mark else (0, 0)
+    conflict = next((at for at, one in enumerate(lines) if _CONFLICT.match(one)), None)
+    if conflict is not None and conflict <= line:
+        return conflict, 0, "the marks of a merge (git) stand here: write what is to hold in their place"
     if line < len(lines) and lines[line][column : column + 1] == "\t":
         return line, column, "a tab: YAML is indented with spaces only"
     for near in (line, _above(lines, line)):  # what has the wrong indent is often noticed in the next line

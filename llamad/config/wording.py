@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Generic, TypeVar
@@ -14,7 +13,6 @@ from pydantic_core import ErrorDetails
 from llamad.config.model import Section
 from llamad.config.problems import Position, Problem
 from llamad.config.syntax import no_space
-from llamad.config.units import parse_duration
 from llamad.config.values import CONFLICT, PATTERN_WORDS
 from llamad.config.yamltree import Node
 
@@ -58,6 +56,13 @@ Elsewhere = Callable[[str, Node], str | None]
 
 def nowhere(_key: str, _value: Node) -> None:
     """No unknown key belongs anywhere."""
+
+
+def below_section(model: type[Section], key: str) -> str | None:
+    """Of which section of `model` an unknown key is one, if of any."""
+    sections = {name: type(one.default) for name, one in model.model_fields.items() if isinstance(one.default, Section)}
+    of = [f"{name}:" for name, section in sections.items() if key in section.model_fields]
+    return f"it belongs below {' or '.join(of)}" if of else None
 
 
 def typed(
@@ -193,7 +198,7 @@ def _words(node: Node, error: ErrorDetails) -> str:
         return f"must be {_TYPES[kind]}, not {shown(node)}{quotes}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
-        unit = "s" if isinstance(node.value, str) and _is_duration(node.value) else ""
+        unit = "s" if isinstance(node.value, str) else ""  # only durations are text
         return f"must be {words} {context[name]:g}{unit}, not {shown(node)}"
     if kind == "string_pattern_mismatch":
         return f"{error['input']!r} {PATTERN_WORDS[context['pattern']]}"
@@ -202,10 +207,3 @@ def _words(node: Node, error: ErrorDetails) -> str:
         near = get_close_matches(node.text, re.split(r", | or ", expected), n=1)
         return f"must be {expected}, not {shown(node)}" + (f": did you mean {near[0]}?" if near else "")
     return f"cannot be {shown(node)}"
-
-
-def _is_duration(text: str) -> bool:
-    with suppress(ValueError):
-        parse_duration(text)
-        return True
-    return False
