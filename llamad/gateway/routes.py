@@ -156,9 +156,9 @@ def choose(names: Names, head: RequestHead, read: Reader | None, body: bytes) ->
     if read is None:
         return _by_head(names, head)
     try:
+        name = read.model(body)
         if len(body) > MAX_DEPTH:  # a shorter one cannot be deeper
             modelname.check_nesting(body)
-        name = read.model(body)
         if name is None and head.query:
             name = modelname.in_query(head.query)
     except UnreadableError as error:
