@@ -42,7 +42,7 @@ class ServiceManager:
         if fields.get("FDSTOREREMOVE") == "1":
             _close(self.stored.pop(name, []))
 
-    def wait_for(self, message: str, *, seconds: float = 10.0) -> list[str]:
+    def wait_for(self, message: str, *, seconds: float = 30.0) -> list[str]:
         """Return once a message begins like this; all messages so far."""
         wait_until(lambda: any(one.startswith(message) for one in self.pump()), seconds=seconds)
         return self.messages

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
     """Return once `condition` holds, in a coroutine test."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -13,7 +13,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> No
         await asyncio.sleep(0.002)
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
     """Return once `condition` holds, in a test without a loop."""
     deadline = time.monotonic() + seconds
     while not condition():

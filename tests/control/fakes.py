@@ -247,7 +247,7 @@ async def send(path: Path, raw: bytes) -> Answer:
             await writer.drain()
         received = b""
         with contextlib.suppress(ConnectionError):
-            while part := await asyncio.wait_for(reader.read(65536), 5):
+            while part := await asyncio.wait_for(reader.read(65536), 30):
                 received += part
     finally:
         writer.close()

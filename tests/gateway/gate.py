@@ -28,7 +28,7 @@ from llamad.servers.board import Replica, ReplicaKey
 from llamad.servers.traffic import Flight
 from tests.folders import short_folder
 
-BOUND = 5.0
+BOUND = 20.0
 """Seconds after which a wait has failed."""
 
 

@@ -313,7 +313,7 @@ async def test_conversation_goes_on_when_its_client_leaves(
     origin.behave = never
     wire = await gate.wire()
     wire.send(post(b"{}", line))
-    await asyncio.wait_for(reached.wait(), 5)
+    await asyncio.wait_for(reached.wait(), 30)
     await wire.close()
     await gate.until(lambda: not gate.rules.held)
     assert gate.rules.going_on == going_on

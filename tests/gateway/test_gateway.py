@@ -150,7 +150,7 @@ async def test_bug_on_the_way_costs_one_request_and_no_lease(front: Front, monke
 
 async def test_gateway_drains_and_hands_its_sockets_on(front: Front) -> None:
     handed = {name: [os.dup(one) for one in found] for name, found in front.gateway.descriptors.items()}
-    await asyncio.wait_for(front.gateway.drain(60), 5)
+    await asyncio.wait_for(front.gateway.drain(60), 30)
     assert front.gateway.stuck(asyncio.get_running_loop().time()) is None
     inherited = inherit(handed, [HERE])
     assert not handed

@@ -227,7 +227,7 @@ async def test_each_chunk_is_passed_on_when_it_comes(gate: Gate, origin: Origin)
     wire.send(post())
     assert (await wire.head())[0] == 200
     for number in range(5):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await wire.reader.readuntil(b"\n\n\r\n") == chunk(b"data: %d\n\n" % number)
         go.release()
     assert await wire.reader.readexactly(5) == b"0\r\n\r\n"

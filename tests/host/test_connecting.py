@@ -26,7 +26,7 @@ async def test_one_that_finds_a_full_backlog_waits_until_there_is_room() -> None
         await asyncio.sleep(0)
         assert not waiting.done()
         stack.enter_context(server.accept()[0])
-        stack.enter_context(await asyncio.wait_for(waiting, 5))
+        stack.enter_context(await asyncio.wait_for(waiting, 30))
 
 
 async def test_one_that_finds_nobody_leaves_nothing_open() -> None:

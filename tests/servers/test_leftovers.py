@@ -113,7 +113,7 @@ async def test_a_leftover_is_ended_and_its_socket_goes(caplog: pytest.LogCapture
     with short_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "s"))
         with a_leftover(address=f"unix:{folder}/s") as (process, record):
-            assert await asyncio.wait_for(end_recorded([record], folder), 5)
+            assert await asyncio.wait_for(end_recorded([record], folder), 30)
             assert process.wait(5) == -signal.SIGTERM
         assert not (folder / "s").exists()
     assert [one.getMessage() for one in caplog.records] == [
@@ -129,7 +129,7 @@ async def test_one_that_ignores_sigterm_is_killed_with_all_it_started(monkeypatc
         grandchild = open_pidfd(int(process.stdout.readline()))
         assert grandchild is not None
         try:
-            await asyncio.wait_for(end_recorded([record], NOWHERE), 5)
+            await asyncio.wait_for(end_recorded([record], NOWHERE), 30)
             assert process.wait(5) == -signal.SIGKILL
             assert await leftovers._ended_within(grandchild, 5)
         finally:
@@ -142,7 +142,7 @@ async def test_what_an_obedient_one_leaves_goes_too() -> None:
         grandchild = open_pidfd(int(process.stdout.readline()))
         assert grandchild is not None
         try:
-            await asyncio.wait_for(end_recorded([record], NOWHERE), 5)
+            await asyncio.wait_for(end_recorded([record], NOWHERE), 30)
             assert await leftovers._ended_within(grandchild, 5)
         finally:
             os.close(grandchild)
@@ -351,7 +351,7 @@ async def test_one_that_ended_meanwhile_is_claimed_too_for_its_last_words(
         process.wait(5)
         claimed, _ = claim((record,), handed.fds, launcher)
         claimed[record].attach(lambda _: None)
-        await asyncio.wait_for(claimed[record].ended, 5)
+        await asyncio.wait_for(claimed[record].ended, 30)
         claimed[record].close()
 
 
@@ -486,7 +486,7 @@ async def test_unwanted_ones_are_ended_and_let_go_of(launcher: ProcessLauncher, 
         handed.log(record)
         claimed, _ = claim((record,), handed.fds, launcher)
         waiting = asyncio.ensure_future(asyncio.to_thread(process.wait, 5))
-        await asyncio.wait_for(end_processes(claimed, NOWHERE), 5)
+        await asyncio.wait_for(end_processes(claimed, NOWHERE), 30)
         assert await waiting == -signal.SIGTERM
     await end_processes({}, NOWHERE)
 
@@ -500,5 +500,5 @@ async def test_unwanted_ones_that_do_not_obey_are_killed(
         handed.log(record)
         claimed, _ = claim((record,), handed.fds, launcher)
         waiting = asyncio.ensure_future(asyncio.to_thread(process.wait, 5))
-        await asyncio.wait_for(end_processes(claimed, NOWHERE), 5)
+        await asyncio.wait_for(end_processes(claimed, NOWHERE), 30)
         assert await waiting == -signal.SIGKILL

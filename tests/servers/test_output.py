@@ -94,7 +94,7 @@ def test_the_ring_is_bounded_in_bytes_too_but_keeps_one_line() -> None:
 async def test_a_follower_gets_what_comes_and_only_that() -> None:
     output = Output()
     output.add(a_line("before"))
-    async with output.follow() as lines, asyncio.timeout(5):
+    async with output.follow() as lines, asyncio.timeout(30):
         output.add(a_line("one"))
         output.add(a_line("two", replica=1))
         assert [await anext(lines), await anext(lines)] == [a_line("one"), a_line("two", replica=1)]
@@ -117,7 +117,7 @@ async def _first(lines: Follower, count: int) -> AsyncIterator[Line]:
 
 async def test_a_slow_follower_loses_the_oldest_and_is_told() -> None:
     output = Output()
-    async with output.follow(max_behind=2) as slow, output.follow() as quick, asyncio.timeout(5):
+    async with output.follow(max_behind=2) as slow, output.follow() as quick, asyncio.timeout(30):
         for i in range(5):
             output.add(a_line(str(i)))
         assert [(await anext(slow)).text, (await anext(slow)).text] == ["3", "4"]

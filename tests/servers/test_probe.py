@@ -35,7 +35,7 @@ async def server(serve: Serve) -> AsyncIterator[tuple[Address, list[bytes]]]:
     with short_folder() as folder:
         async with await asyncio.start_unix_server(one, folder / "s"):
             yield UnixAddress(folder / "s"), requests
-            await asyncio.wait_for(done.wait(), 5)
+            await asyncio.wait_for(done.wait(), 30)
 
 
 def says(*parts: bytes) -> Serve:

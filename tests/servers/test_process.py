@@ -148,7 +148,7 @@ async def test_a_child_that_ignores_sigterm_dies_of_kill_with_its_grandchild_tha
 async def test_a_grandchild_in_a_session_of_its_own_does_not_delay_the_end() -> None:
     process = shell("setsid sh -c 'echo $$; exec sleep 60' & sleep 0.02; while [ ! -e /proc/$! ]; do :; done; exit 4")
     async with running(process) as output:
-        assert await asyncio.wait_for(process.ended, 5) == Exit(code=4)
+        assert await asyncio.wait_for(process.ended, 30) == Exit(code=4)
         escaped = output.split()
     for pid in escaped:
         os.kill(int(pid), signal.SIGKILL)
@@ -180,7 +180,7 @@ async def test_a_flood_does_not_starve_the_loop() -> None:
             a_turn.append(count - before)
         assert 0 in a_turn, "the others have turns too"
         process.kill()
-        assert await asyncio.wait_for(process.ended, 5) == Exit(signal=signal.SIGKILL)
+        assert await asyncio.wait_for(process.ended, 30) == Exit(signal=signal.SIGKILL)
     finally:
         process.kill()
         await process.ended
@@ -561,7 +561,7 @@ async def test_an_adopted_process_is_terminated_and_killed_like_a_child() -> Non
         process.terminate()
         assert not process.ended.done()
         process.kill()
-        await asyncio.wait_for(process.ended, 5)
+        await asyncio.wait_for(process.ended, 30)
         await until(lambda: not is_alive(int(output)))
 
 

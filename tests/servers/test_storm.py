@@ -406,7 +406,7 @@ def a_configuration(chance: random.Random) -> dict[str, Intent]:
 async def asks(fleet: Fleet, server: str) -> None:
     """A request that wants it."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await fleet.ensure_ready(server)
             await asyncio.sleep(0.3)
     except (ServerDownError, UnknownServerError, TimeoutError):
