@@ -55,6 +55,8 @@ class Field(NamedTuple):
 
 
 T = TypeVar("T")
+Key = bytes | tuple[int, int]
+"""Bytes, or what stands for them."""
 
 
 class Memory(Generic[T]):
@@ -63,20 +65,20 @@ class Memory(Generic[T]):
     """
 
     def __init__(self, entries: int, largest: int) -> None:
-        self.young: dict[bytes, T] = {}
+        self.young: dict[Key, T] = {}
         """What came again lately. Who asks here before `get` saves a call for most requests."""
-        self._old: dict[bytes, T] = {}
+        self._old: dict[Key, T] = {}
         self._entries = max(entries // 2, 1)
         self._largest = largest
 
-    def get(self, key: bytes) -> T | None:
+    def get(self, key: Key) -> T | None:
         """What was remembered for `key`."""
         value = self.young.get(key)
         if value is None and (value := self._old.get(key)) is not None:
             self.put(key, value)
         return value
 
-    def put(self, key: bytes, value: T) -> None:
+    def put(self, key: Key, value: T) -> None:
         """Remember `value` for `key`, unless the key is too large."""
         if len(key) <= self._largest:
             if len(self.young) >= self._entries:

