@@ -238,7 +238,7 @@ class Client(asyncio.Protocol):
     def _read_head(self, known: int) -> None:
         """Look for a whole head in the buffer, `known` bytes of which were looked at before."""
         buffer = self.buffer
-        if buffer.startswith(b"\r\n"):
+        if buffer[:2] == b"\r\n":
             buffer, known = self._skip_empty_lines(), 0
         end = buffer.find(b"\r\n\r\n", known - 3 if known > 3 else 0)
         try:

@@ -103,14 +103,14 @@ class Heads:
         rest, digits = split_length(block)
         digest, shapes = (hash(_salts[0] + rest), hash(_salts[1] + rest)), self._shapes
         shape = shapes.young.get(digest) or shapes.get(digest)
-        known = True
+        known: tuple[int, int] | None = digest
         if shape is not None:
             length = None if digits is None else int(digits)
         else:
             shape, length = _read(block, self._lines)
-            known = not shape.head.chunked and (digits is not None or length is None) and len(rest) <= _LARGEST_KNOWN
-        request_id = shape.request_id or f"{_id_prefix}-{next(_ids):x}"
-        return Request(shape.head, shape, length, request_id, digest if known else None)
+            if shape.head.chunked or (digits is None and length is not None) or len(rest) > _LARGEST_KNOWN:
+                known = None
+        return Request(shape.head, shape, length, shape.request_id or f"{_id_prefix}-{next(_ids):x}", known)
 
     def keep(self, request: Request) -> None:
         """Remember a head and what was decided of it, less what is secret in it."""

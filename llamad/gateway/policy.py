@@ -105,9 +105,11 @@ class Policy:
             return self._cors.preflight(head)
         found = choose(self._names, head, reader, body)
         if type(found) is ToServer:
-            key = self._server_keys.get(found.server) if self._server_keys else None
-            if key is not None and found.kind is not _PAGE:  # pages are public there, too, and were asked without a key
-                found.authorization = b"Bearer " + key.encode()
+            if (
+                self._server_keys and found.kind is not _PAGE
+            ):  # pages are public there, too, and were asked without a key
+                key = self._server_keys.get(found.server)
+                found.authorization = None if key is None else b"Bearer " + key.encode()
             return found if found.kind is _USE else self._route_passive(found, head, body)
         return self._local.answer(found, head.query) if isinstance(found, Here) else found
 
