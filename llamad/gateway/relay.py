@@ -101,9 +101,9 @@ class Relay:
 
     def start(self) -> None:
         """Ask for a replica, and go on from there."""
-        server = self._exchange.server = self._route.server
-        shared = self._shared
-        if shared.deadly.until and shared.deadly.is_known(server, self._route.target, self._body, shared.loop.time()):
+        shared, route = self._shared, self._route
+        server = self._exchange.server = route.server
+        if shared.deadly.until and shared.deadly.is_known(server, route.target, self._body, shared.loop.time()):
             self._fail(f"this very request has just ended two processes of {server!r}: it is not tried again so soon")
         else:
             self._ask()
