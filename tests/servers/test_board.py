@@ -1,6 +1,7 @@
 """What is known of every replica, and who is told."""
 
 import asyncio
+import timeit
 from contextlib import ExitStack
 
 import pytest
@@ -84,3 +85,19 @@ def test_an_observer_may_leave_while_it_is_told() -> None:
     with board.observe(seen.append):
         board.add(Replica(KEY))
     assert len(seen) == 1
+
+
+def test_the_replicas_of_a_server_are_found_without_a_look_at_all_others() -> None:
+    """Each request asks for them: among a thousand servers that took 91 us instead of 65."""
+
+    def seconds(servers: int) -> float:
+        board = Board()
+        for number in range(servers):
+            board.add(Replica(ReplicaKey(f"s{number}", 0)))
+        assert [one.key.server for one in board.of("s5")] == ["s5"]
+        return min(timeit.repeat(lambda: board.of("s5"), number=200, repeat=7))
+
+    async def story() -> None:
+        assert seconds(3000) < 5 * seconds(10)
+
+    asyncio.run(story())
