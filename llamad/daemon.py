@@ -204,6 +204,7 @@ class Daemon:
             on_orders=self._note_orders,
             begin_upgrade=self._begin_upgrade,
             gateway_problem=lambda: self._stopping or self._front.problem,
+            gateway_follows=self._front.followed,
         )
         socket = config.control.socket or self._directories.control_socket
         with self._signals():

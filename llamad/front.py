@@ -71,6 +71,9 @@ class Front:
         self._keys = NO_KEYS
         self._accepted: Config | None = None
         self._news = asyncio.Event()
+        self._followed = asyncio.Event()
+        """Set while the gateway follows what was accepted, or there is none any more."""
+        self._followed.set()
         self._stored: dict[str, tuple[int, ...]] = {}
         """Sockets that systemd keeps, by the name it knows them by: which they are."""
         self._gateway: Gateway | None = None
@@ -112,6 +115,11 @@ class Front:
         """This configuration holds from now on; the gateway follows soon."""
         self._accepted = config
         self._news.set()
+        self._followed.clear()
+
+    async def followed(self) -> None:
+        """Return once the gateway follows what was accepted last."""
+        await self._followed.wait()
 
     @asynccontextmanager
     async def open(self, config: Config, handed: dict[str, list[int]]) -> AsyncIterator[Gateway]:
@@ -138,6 +146,7 @@ class Front:
                 yield gateway
             finally:
                 self._gateway = None
+                self._followed.set()
                 follower.cancel()  # first: what is not listened on any more still belongs to a successor
                 await asyncio.wait((follower,))
             # not after a bug of ours: then no request is waited for
@@ -183,6 +192,8 @@ class Front:
                 if self._news.is_set() and self._accepted is not None:
                     self._news.clear()
                     await self._apply_safely(gateway, self._accepted)
+                    if not self._news.is_set():
+                        self._followed.set()
                 if self._notifier.can_store:
                     self._store(gateway.descriptors)
                 if gateway.stuck(loop.time()) is None:

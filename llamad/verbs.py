@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 from llamad import __version__
@@ -42,6 +42,7 @@ class Verbs(operations.Operations):
         on_orders: Callable[[], None],
         begin_upgrade: Callable[[], None],
         gateway_problem: Callable[[], str | None],
+        gateway_follows: Callable[[], Awaitable[object]],
     ) -> None:
         self._fleet = fleet
         self._reloader = reloader
@@ -52,6 +53,7 @@ class Verbs(operations.Operations):
         self._on_orders = on_orders
         self._begin_upgrade = begin_upgrade
         self._gateway_problem = gateway_problem
+        self._gateway_follows = gateway_follows
 
     def status(self, server: str | None) -> documents.StatusDocument:
         """See Operations."""
@@ -74,6 +76,7 @@ class Verbs(operations.Operations):
         applied = await self._reloader.reload()
         if not wait:
             return self._outcome(applied, ())
+        await self._gateway_follows()
         touched = [*applied.touched, *(name for name in self._under_way() if name not in applied.touched)]
         await self._fleet.settled(touched)
         return self._outcome(applied, tuple(self._settled(name) for name in touched if name in self._fleet.configs))

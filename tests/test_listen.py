@@ -95,6 +95,14 @@ def test_the_port_stays_while_its_address_changes(llamad: Llamad, port: int) -> 
     assert llamad.client.get("status")["config"]["error"] is None
 
 
+def test_a_reload_that_waits_is_over_when_the_new_port_answers(llamad: Llamad, port: int) -> None:
+    for _ in range(5):
+        fresh = free_port()
+        listening(llamad, [f"127.0.0.1:{port}", f"127.0.0.1:{fresh}"])
+        llamad.client.post("reload", wait=True)
+        assert answers(fresh)
+
+
 def test_the_gateway_and_a_server_swap_their_ports(llamad: Llamad, port: int) -> None:
     other = free_port()
     listening(llamad, f"127.0.0.1:{port}", port=other)

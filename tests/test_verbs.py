@@ -77,6 +77,8 @@ class Asked:
         self.orders = 0
         self.upgrades = 0
         self.gateway_problem: str | None = None
+        self.gateway_follows = asyncio.Event()
+        self.gateway_follows.set()
         self.verbs = Verbs(
             fleet,
             self.reloader,  # type: ignore[arg-type]
@@ -87,6 +89,7 @@ class Asked:
             on_orders=self._ordered,
             begin_upgrade=self._upgrade,
             gateway_problem=lambda: self.gateway_problem,
+            gateway_follows=self.gateway_follows.wait,
         )
 
     def _ordered(self) -> None:

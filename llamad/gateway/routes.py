@@ -248,7 +248,7 @@ def _nothing(method: str, path: str) -> Answer:
     known = nearest(path)
     hint = "llama-server has no such path" if known is None else f"did you mean {known}?"
     base = "the base URL of an OpenAI client is http://HOST:PORT/v1 (or http://HOST:PORT/servers/NAME/v1)"
-    message = f"nothing is at {path[:100]!r}: {hint}; {base}: look whether it is wrong, or has /v1 twice"
+    message = f"nothing is at {path[:100]!r}: {hint} ({base}: look whether it is wrong, or has /v1 twice)"
     return error_answer(404, message, kind="not_found")
 
 
