@@ -39,10 +39,10 @@ class RateLimit:
         self._count(1, now)
         return False
 
-    def flooded(self, now: float) -> bool:
-        """Whether no line that comes at `now` may pass."""
+    def is_exceeded_by(self, lines: int, now: float) -> bool:
+        """Whether not all of so many lines that come at `now` may pass."""
         self._fill(now)
-        return self._tokens < 1
+        return self._tokens < lines
 
     def skip(self, lines: int, now: float) -> None:
         """Count lines that nobody looked at as cut."""

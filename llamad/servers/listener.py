@@ -16,7 +16,7 @@ log = logging.getLogger("llamad.output")
 LAST_LINES = 60
 LINES_A_BURST = 4000
 LINES_PER_S = 200.0
-FLOOD_LINES = 100
+FLOOD_LINES = 50
 """Of a flood's lines that come at once, only so many of the newest are looked at: each costs some microseconds."""
 
 
@@ -84,9 +84,9 @@ class Listener:
         self._tell(self._limit.report(time.monotonic()))
 
     def _newest_of_a_flood(self, data: bytes) -> bytes:
-        """`data`, or its last lines where it is too many and none would pass to the log any more."""
-        now = time.monotonic()
-        if data.count(b"\n") <= FLOOD_LINES or not self._limit.flooded(now):
+        """`data`, or its last lines where it is too many and more than the log takes."""
+        now, lines = time.monotonic(), data.count(b"\n")
+        if lines <= FLOOD_LINES or not self._limit.is_exceeded_by(lines, now):
             return data
         skipped, *newest = data.rsplit(b"\n", FLOOD_LINES)
         self._splitter.flush()  # the line that was begun is skipped, too

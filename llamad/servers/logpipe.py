@@ -11,8 +11,8 @@ from llamad.host.share import TURN, Share
 
 PIPE_BYTES = 1 << 20
 """Size asked for a log pipe: what a child can write while llamad is busy, or being restarted."""
-_PIECE = 4 << 10
-"""Bytes read at a time: they may be as many lines."""
+_PIECE = 1 << 10
+"""Bytes read at a time: they may be as many lines, and each costs some microseconds."""
 
 
 class LogPipe:

@@ -27,6 +27,11 @@ class Heard:
         for line in lines:
             self.listener.feed(line.encode() + b"\n")
 
+    def reads(self, data: bytes) -> None:
+        """These bytes come, some at a time."""
+        for start in range(0, len(data), 1024):
+            self.listener.feed(data[start : start + 1024])
+
     def _note(self) -> None:
         self.news += 1
 
@@ -160,12 +165,12 @@ def test_remarks_about_keys_are_for_those_whose_port_others_reach(
 @pytest.mark.usefixtures("_all_levels")
 def test_a_flood_is_cut_in_the_log_and_told_and_kept_for_llamad_logs(caplog: pytest.LogCaptureFixture) -> None:
     heard = Heard()
-    heard.listener.feed(b"x\n" * (LINES_A_BURST * 2))
+    heard.reads(b"x\n" * (LINES_A_BURST * 2))
     heard.listener.report()
     heard.listener.finish()
     assert heard.listener.lines == LINES_A_BURST * 2
     passed = sum(one.getMessage() == "x" for one in caplog.records)
-    assert LINES_A_BURST <= passed < LINES_A_BURST * 1.9
+    assert LINES_A_BURST - 512 <= passed < LINES_A_BURST * 1.9
     last = caplog.records[-1]
     assert f"{LINES_A_BURST * 2 - passed} lines suppressed" in last.getMessage()
     assert "`llamad logs a` has the newest" in last.getMessage()
@@ -176,7 +181,7 @@ def test_a_flood_is_cut_in_the_log_and_told_and_kept_for_llamad_logs(caplog: pyt
 def test_of_a_flood_only_the_newest_lines_are_looked_at_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """A megabyte of empty lines is a million of them: their reader would learn of the child's end seconds late."""
     heard = Heard()
-    heard.listener.feed(b"\n" * FLOOD)
+    heard.reads(b"\n" * FLOOD)
     heard.listener.feed(b"a line that was beg")
     heard.listener.feed(b"un\n" + b"x\n" * 1000 + b"newest\nand the nex")
     heard.listener.feed(b"t\n")
@@ -191,7 +196,7 @@ def test_of_a_flood_only_the_newest_lines_are_looked_at_and_all_are_counted(capl
 
 def test_a_line_about_a_request_counts_in_a_flood_that_is_skipped_too() -> None:
     heard = Heard()
-    heard.listener.feed(b"\n" * FLOOD)
+    heard.reads(b"\n" * FLOOD)
     heard.listener.feed(b"main: server is listening on x\n" + b"\n" * 1000)
     heard.says(NO_GPU)
     assert NO_GPU in heard.listener.last_lines.since
