@@ -29,6 +29,8 @@ from llamad.servers.traffic import Flight
 from tests.folders import short_folder
 
 BOUND = 20.0
+SOON_FOUND_OUT = Limits(half_closed=0.1, sweep=0.05)
+"""Those of the real gateway, but for how soon it finds out that a client left: two seconds and more."""
 """Seconds after which a wait has failed."""
 
 
@@ -292,7 +294,7 @@ class Gate:
 async def a_gate(rules: Rules, limits: Limits | None = None) -> AsyncIterator[Gate]:
     """A gateway for a block. At the end nothing may be held: no lease, no ticket, no request that is not over."""
     with short_folder() as folder:
-        async with GatewayServer(rules, limits or Limits()) as server:
+        async with GatewayServer(rules, limits or SOON_FOUND_OUT) as server:
             await server.apply([TcpAddress("127.0.0.1", 0), UnixAddress(folder / "gate.sock")])
             gate = Gate(server, rules, folder)
             try:
