@@ -20,7 +20,7 @@ from llamad.gateway.largejson import (
     depth_of,
     model_of,
 )
-from llamad.gateway.modelname import LARGE, UnreadableError, in_json
+from llamad.gateway.modelname import LARGE, UnreadableError, check_nesting, in_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -159,6 +159,8 @@ def test_the_depth_is_that_of_the_deepest(left: int, more: int) -> None:
 def test_the_depth_of_very_much_is_not_looked_for(body: bytes) -> None:
     with pytest.raises(TooManyError):
         depth_of(body)
+    with pytest.raises(UnreadableError, match="too many lists"):
+        check_nesting(body)
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a": [1, [2]]}', b"--x" + b"[" * 9000])
