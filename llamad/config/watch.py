@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,7 @@ class FolderWatch:
         with Writers() as writers:
             for folder in folders:
                 writers.follow(folder)
-            async for events in watchfiles.awatch(
+            batches = watchfiles.awatch(
                 *folders,
                 watch_filter=self._concerns,
                 recursive=False,
@@ -103,11 +104,17 @@ class FolderWatch:
                 step=50,
                 rust_timeout=_LOOK_ANYWAY,
                 yield_on_timeout=True,
-            ):
-                if events or await aside(lambda: _marks(self._files())) != self._known:
-                    yield writers
-                if await aside(self._folders) != folders:
-                    return  # conf.d came or went, or a folder was replaced: watch what is there now
+            )
+            async with aclosing(batches):  # else its descriptors stay until somebody collects it
+                async for events in batches:
+                    if bool(events) or await aside(self._differs):
+                        yield writers
+                    if await aside(self._folders) != folders:
+                        return  # conf.d came or went, or a folder was replaced: watch what is there now
+
+    def _differs(self) -> bool:
+        """Whether something is not as it was when it was looked at last."""
+        return _marks(self._files()) != self._known or self._folder() != self._had_folder
 
     def _folders(self) -> dict[Path, int]:
         """The folders of the file, of what it links to, and of the drop-ins; with their inodes, for one may be replaced

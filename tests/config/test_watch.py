@@ -103,6 +103,16 @@ async def test_every_way_of_saving_is_noticed_and_nothing_else(file: Path) -> No
         await watched.hears(f"{drop_in} was deleted")
 
 
+@pytest.mark.parametrize("_", range(10))
+async def test_a_folder_that_comes_while_the_watch_is_set_up_anew_is_noticed(file: Path, _: int) -> None:
+    """Its event came to the old watch, which nobody read any more."""
+    async with watching(file) as watched:
+        replace(file, "by another")
+        await watched.hears(f"{file} was saved")
+        (file.parent / "conf.d").mkdir()
+        await watched.hears("the folder of the configuration was changed")
+
+
 async def test_a_file_that_is_named_is_watched_until_another_is(file: Path, tmp_path: Path) -> None:
     keys, other = tmp_path / "elsewhere" / "keys", tmp_path / "other"
     keys.parent.mkdir()
