@@ -37,7 +37,11 @@ class _Lane:
     def __init__(self) -> None:
         self.flights: dict[Flight, None] = {}
         self.left: list[Flight] = []
-        """Those whose client has gone, and that the engine goes on with; over once a look has counted its slots."""
+        """Those whose client has gone, and that the engine goes on with, oldest first: over once a look that began
+        later has counted its slots.
+        """
+        self.left_at_mark = 0
+        """How many of them there were when the look under way began."""
 
     @property
     def load(self) -> int:
@@ -134,12 +138,14 @@ class Traffic:
         try:
             yield
         finally:
-            self._settle(lane)
+            self._settle(lane, len(lane.left))
             lane.watcher, lane.others = None, 0
 
     def mark(self, key: ReplicaKey) -> int:
         """To be taken before the slots are asked for, and given to `note`."""
-        lane = self._lanes.get(key, _NOTHING)
+        if (lane := self._lanes.get(key)) is None:
+            return 0
+        lane.left_at_mark = len(lane.left)
         return lane.begun - len(lane.flights)
 
     def note(self, key: ReplicaKey, busy: int, *, active: bool, mark: int) -> None:
@@ -148,10 +154,10 @@ class Traffic:
         """
         lane = self._lane(key)
         before = lane.load
-        lane.others = max(busy - (lane.begun - mark - len(lane.left)), 0)
+        lane.others = max(busy - (lane.begun - mark - lane.left_at_mark), 0)
         if lane.others or active:
             self.last_used = self._clock()
-        self._settle(lane)
+        self._settle(lane, lane.left_at_mark)
         if lane.load < before:
             self.freed()
 
@@ -192,7 +198,7 @@ class Traffic:
             lane = self._lanes[key] = _Lane()
         return lane
 
-    def _settle(self, lane: _Lane) -> None:
-        left, lane.left = lane.left, []
+    def _settle(self, lane: _Lane, oldest: int) -> None:
+        left, lane.left, lane.left_at_mark = lane.left[:oldest], lane.left[oldest:], 0
         for flight in left:
             self.end(flight)

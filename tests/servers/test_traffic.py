@@ -98,10 +98,13 @@ def test_a_request_whose_client_has_left_counts_until_a_look_was_made() -> None:
     traffic = Traffic(lambda: 0.0)
     with traffic.watch(A, lambda: looks.append("look")):
         flight = traffic.begin(A)
-        mark = traffic.mark(A)  # a look that has begun already sees it
+        mark = traffic.mark(A)
         traffic.leave(flight)
         assert (looks, traffic.load(A), traffic.left_behind(A)) == (["look", "look"], 1, True)
-        traffic.note(A, 1, active=True, mark=mark)
+        for busy in (0, 1):  # a look that began earlier: it may have counted before the engine began with it, or after
+            traffic.note(A, busy, active=True, mark=mark)
+            assert (traffic.in_flight(A), traffic.load(A), traffic.left_behind(A)) == (1, 1, True)
+        traffic.note(A, 1, active=True, mark=traffic.mark(A))
         assert (traffic.in_flight(A), traffic.load(A), traffic.left_behind(A)) == (0, 1, False)
         traffic.note(A, 0, active=True, mark=traffic.mark(A))
         assert traffic.idle
